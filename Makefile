@@ -1,0 +1,54 @@
+# make demo, make test: each builds everything into $(VENV) first, from a fresh clone, again and again.
+# Variables: VENV (where the virtual environment goes), TORCH (the torch requirement),
+# PYTHON (the interpreter that makes it).
+VENV ?= .venv
+TORCH ?= torch==2.13.0
+PYTHON ?= python3
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip install --disable-pip-version-check --quiet
+
+.PHONY: help build demo test lint format bench clean
+
+help:
+	@echo "make demo    train a grapheme-to-phoneme model on the CMU dictionary (about 8 minutes)"
+	@echo "make test    build and run the tests"
+	@echo "make lint    ruff, mypy and clang-format"
+	@echo "make format  rewrite the sources the way make lint wants them"
+	@echo "make bench   run the benchmarks and rebuild docs/performance.md from them"
+
+# torch first: the extension is compiled against the torch that it will run with.
+$(BIN)/.installed: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) "$(TORCH)"
+	$(PIP) "setuptools>=77" wheel "pybind11>=2.13" ninja
+	$(PIP) --no-build-isolation --editable ".[test,lint]"
+	touch $@
+
+build: $(BIN)/.installed
+	$(BIN)/python setup.py --quiet build_ext --inplace
+
+demo: build
+	$(BIN)/python -m fastchar.demo
+
+test: build
+	$(BIN)/python -m pytest
+
+CPP = $(shell git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' 'csrc/*.cuh')
+
+lint: $(BIN)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run -Werror $(CPP)
+
+format: $(BIN)/.installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CPP)
+
+bench: build
+	$(BIN)/python -m benchmarks.run
+	$(BIN)/python -m benchmarks.report
+
+clean:
+	rm -rf build dist fastchar/*.so *.egg-info

@@ -1,0 +1,78 @@
+// Launchers of the embedding kernels on the CPU.
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <vector>
+
+#include "../check.h"
+#include "../ids.h"
+#include "../parallel.h"
+#include "dispatch.h"
+
+namespace fastchar {
+namespace {
+
+// Below this many elements a second thread costs more than it saves.
+constexpr int64_t kElementsPerMember = 16384;
+
+Tensor embedding(const Tensor& weight, const Tensor& ids_arg) {
+  constexpr const char* op = "embedding";
+  check_cpu(op, "weight", weight);
+  check_shape(op, "weight", weight, {kAny, kAny});
+  const ScalarType dtype = check_real(op, "weight", weight);
+  if (weight.size(1) > 1 && weight.stride(1) != 1) {
+    fail(op, "weight", "columns next to each other", weight.stride(1));
+  }
+  const Tensor ids = as_int64(op, "ids", ids_arg);
+  const int64_t N = ids.numel(), V = weight.size(0), E = weight.size(1);
+  check_id_range(op, "ids", data<int64_t>(ids), N, V);
+
+  std::vector<int64_t> sizes(ids.sizes().begin(), ids.sizes().end());
+  sizes.push_back(E);
+  Tensor out = torch::stable::new_empty(weight, sizes);
+  with_real(dtype, [&](auto zero) {
+    using T = decltype(zero);
+    const cpu::EmbeddingParams<T> p{
+        data<T>(weight), weight.stride(0), data<int64_t>(ids), mutable_data<T>(out), N, E};
+    const auto kernel = cpu::kernels().table(zero).embedding;
+    run_team(N * E / kElementsPerMember, [&](const Team& team) { kernel(p, team); });
+  });
+  return out;
+}
+
+Tensor embedding_backward(const Tensor& grad, const Tensor& ids_arg, int64_t num_weights,
+                          int64_t padding_idx, bool scale_grad_by_freq) {
+  constexpr const char* op = "embedding_backward";
+  check_cpu(op, "grad", grad);
+  check_contiguous(op, "grad", grad);
+  const ScalarType dtype = check_real(op, "grad", grad);
+  const Tensor ids = as_int64(op, "ids", ids_arg);
+  if (num_weights < 0) fail(op, "num_weights", "a count", num_weights);
+  if (grad.dim() != ids.dim() + 1) {
+    fail(op, "grad", "one dimension more than ids", shape_of(grad));
+  }
+  for (int64_t d = 0; d < ids.dim(); ++d) {
+    if (grad.size(d) != ids.size(d)) fail(op, "grad", "ids' shape and E", shape_of(grad));
+  }
+  const int64_t N = ids.numel(), V = num_weights, E = grad.size(ids.dim());
+  check_id_range(op, "ids", data<int64_t>(ids), N, V);
+
+  Tensor out = torch::stable::new_empty(grad, {V, E});
+  with_real(dtype, [&](auto zero) {
+    using T = decltype(zero);
+    const cpu::EmbeddingBackwardParams<T> p{
+        data<T>(grad), data<int64_t>(ids), mutable_data<T>(out), N, V, E,
+        padding_idx,   scale_grad_by_freq};
+    const auto kernel = cpu::kernels().table(zero).embedding_backward;
+    run_team(N * E / kElementsPerMember, [&](const Team& team) { kernel(p, team); });
+  });
+  return out;
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(fastchar, CPU, m) {
+  m.impl("embedding", TORCH_BOX(&embedding));
+  m.impl("embedding_backward", TORCH_BOX(&embedding_backward));
+}
+
+}  // namespace fastchar

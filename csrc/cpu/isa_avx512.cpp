@@ -1,0 +1,16 @@
+// Kernels for AVX-512 (F, DQ, BW, VL).
+#if defined(__x86_64__)
+#include <immintrin.h>
+#include <cmath>
+#include <cstring>
+#include "kernels.h"  // before the pragma: shared inline code stays at the baseline
+
+#pragma GCC target("avx2,fma,avx512f,avx512dq,avx512bw,avx512vl,prefer-vector-width=512")
+#define FASTCHAR_ISA avx512
+#define FASTCHAR_ISA_AVX512
+#include "isa_body.h"
+
+namespace fastchar::cpu {
+const Kernels kAvx512{"avx512", avx512::make_table<float>(), avx512::make_table<double>()};
+}  // namespace fastchar::cpu
+#endif

@@ -1,0 +1,12 @@
+// Kernels in plain C++: whatever the compiler's baseline is.
+#include <cmath>
+#include <cstring>
+
+#define FASTCHAR_ISA portable
+#define FASTCHAR_ISA_PORTABLE
+#include "isa_body.h"
+
+namespace fastchar::cpu {
+const Kernels kPortable{"portable", portable::make_table<float>(),
+                        portable::make_table<double>()};
+}  // namespace fastchar::cpu

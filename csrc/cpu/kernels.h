@@ -1,0 +1,140 @@
+// The CPU kernels' interface: plain parameter structs and one table of functions per
+// instruction set. No torch here, and none in any header that implements it.
+//
+// Shape letters: T steps, B sequences, N = T*B tokens, V symbols, E embedding width, H hidden
+// units, C = classes = V of the loss. Everything is dense and row-major unless a stride is
+// given. Outputs never alias inputs. Gates are ordered i, f, g, o, as in torch.
+#pragma once
+
+#include <cstdint>
+
+#include "team.h"
+
+namespace fastchar::cpu {
+
+// out[n, :] = weight[ids[n], :]. Ids were checked by the launcher.
+template <class T>
+struct EmbeddingParams {
+  const T* weight;  // [V, E], rows weight_stride elements apart
+  int64_t weight_stride;
+  const int64_t* ids;  // [N]
+  T* out;              // [N, E]
+  int64_t N, E;
+};
+
+// grad_weight[v, :] = sum over n with ids[n] == v of grad[n, :] (/ count of v if scaled).
+template <class T>
+struct EmbeddingBackwardParams {
+  const T* grad;       // [N, E]
+  const int64_t* ids;  // [N], ids equal to padding_idx are skipped
+  T* grad_weight;      // [V, E], written whole
+  int64_t N, V, E;
+  int64_t padding_idx;  // -1: none
+  bool scale_grad_by_freq;
+};
+
+// One step of the cell on pre-activations.
+template <class T>
+struct LstmCellParams {
+  const T* gates;  // [B, 4H]
+  const T* c;      // [B, H]
+  T* h_new;        // [B, H]
+  T* c_new;        // [B, H]
+  T* act;          // [B, 4H], the gates after sigmoid / tanh
+  int64_t B, H;
+};
+
+template <class T>
+struct LstmCellBackwardParams {
+  const T* grad_h;  // [B, H] or null (zeros)
+  const T* grad_c;  // [B, H] or null (zeros)
+  const T* act;     // [B, 4H]
+  const T* c;       // [B, H], before the step
+  const T* c_new;   // [B, H], after it
+  T* grad_gates;    // [B, 4H]
+  T* grad_c_prev;   // [B, H]
+  int64_t B, H;
+};
+
+// A whole sequence in one call.
+template <class T>
+struct LstmSequenceParams {
+  const T* gates;          // [T, B, 4H] pre-activations, or the folded table [V, 4H] with ids
+  const int64_t* ids;      // [T, B], or null
+  const T* w_hh;           // [4H, H]
+  const T* h0;             // [B, H]
+  const T* c0;             // [B, H]
+  const int64_t* lengths;  // [B] in 0..T, any order, or null (all T)
+  T* y;                    // [T, B, H], zeros past each end
+  T* h_n;                  // [B, H]
+  T* c_n;                  // [B, H]
+  T* act;                  // [T, B, 4H] saved for backward, or null
+  T* cell;                 // [T, B, H] c_t saved for backward, or null
+  int64_t steps, B, H;
+  bool reverse;
+};
+
+template <class T>
+struct LstmSequenceBackwardParams {
+  const T* grad_y;         // [T, B, H] or null; the padding is never read
+  const T* grad_h_n;       // [B, H] or null
+  const T* grad_c_n;       // [B, H] or null
+  const T* act;            // [T, B, 4H]
+  const T* cell;           // [T, B, H]
+  const T* w_hh;           // [4H, H]
+  const T* c0;             // [B, H]
+  const int64_t* lengths;  // [B] or null
+  T* grad_gates;           // [T, B, 4H], zeros in the padding
+  T* grad_h0;              // [B, H]
+  T* grad_c0;              // [B, H]
+  int64_t steps, B, H;
+  bool reverse;
+};
+
+// Loss per token of logits input @ weight.T + bias, with the logits made tile by tile.
+template <class T>
+struct LinearCrossEntropyParams {
+  const T* input;         // [N, H]
+  const T* weight;        // [C, H]
+  const T* bias;          // [C] or null
+  const int64_t* target;  // [N], in 0..C-1 or ignore_index
+  const T* class_weight;  // [C] or null
+  T* loss;                // [N], 0 where ignored
+  T* log_sum_exp;         // [N]
+  int64_t N, H, C;
+  int64_t ignore_index;
+  double label_smoothing;
+};
+
+template <class T>
+struct LinearCrossEntropyBackwardParams {
+  LinearCrossEntropyParams<T> forward;  // loss unused; log_sum_exp is read
+  const T* grad_loss;                   // [N]
+  T* grad_input;                        // [N, H]
+  T* grad_weight;                       // [C, H]
+  T* grad_bias;                         // [C]
+};
+
+// What one instruction set implements for one element type. Every member of the team calls the
+// function with the same parameters.
+template <class T>
+struct KernelTable {
+  void (*embedding)(const EmbeddingParams<T>&, const Team&);
+  void (*embedding_backward)(const EmbeddingBackwardParams<T>&, const Team&);
+};
+
+struct Kernels {
+  const char* isa;  // "portable", "avx2" or "avx512"
+  KernelTable<float> f32;
+  KernelTable<double> f64;
+  const KernelTable<float>& table(float) const { return f32; }
+  const KernelTable<double>& table(double) const { return f64; }
+};
+
+extern const Kernels kPortable;
+#if defined(__x86_64__)
+extern const Kernels kAvx2;
+extern const Kernels kAvx512;
+#endif
+
+}  // namespace fastchar::cpu

@@ -1,0 +1,42 @@
+"""Builds `fastchar._C`: the CPU kernels, against LibTorch's stable ABI (one binary for torch >= 2.11)."""
+
+from pathlib import Path
+
+import pybind11
+from setuptools import Extension, setup
+from torch.utils import cpp_extension
+
+ROOT = Path(__file__).parent
+SOURCES = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "csrc").glob("**/*.cpp"))
+HEADERS = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "csrc").glob("**/*.h"))
+
+# pybind11 before torch: torch 2.11 bundles a copy that refuses TORCH_TARGET_VERSION.
+# Instruction sets are chosen per function inside csrc/cpu/isa_*.cpp, so no -march here, and no
+# -fopenmp: torch brings its OpenMP, and a second runtime in the process halves the speed.
+cpu = Extension(
+    "fastchar._C",
+    sources=SOURCES,
+    depends=HEADERS,
+    include_dirs=[pybind11.get_include(), *cpp_extension.include_paths()],
+    library_dirs=cpp_extension.library_paths(),
+    libraries=["torch_cpu"],
+    define_macros=[("TORCH_TARGET_VERSION", "0x020b000000000000")],
+    extra_compile_args=[
+        "-std=c++17",
+        "-O3",
+        "-g0",
+        "-fvisibility=hidden",
+        "-fno-math-errno",
+        "-fno-trapping-math",
+        "-ffp-contract=off",
+        "-Wall",
+        "-Wextra",
+        "-Wno-unused-parameter",  # torch's own headers
+    ],
+    language="c++",
+)
+
+setup(
+    ext_modules=[cpu],
+    cmdclass={"build_ext": cpp_extension.BuildExtension},
+)
