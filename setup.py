@@ -1,4 +1,4 @@
-"""Builds `fastchar._C`: the CPU kernels, against LibTorch's stable ABI (one binary for torch >= 2.11)."""
+"""Builds `fastchar._C`, the CPU kernels, against LibTorch's stable ABI (torch >= 2.11)."""
 
 from pathlib import Path
 

@@ -16,36 +16,48 @@ from .version import __version__
 
 if TYPE_CHECKING:
     from . import functional, reference
-    from .accelerate import accelerate
     from .backend import backends
     from .models import CharLM, Seq2Seq
-    from .nn import LSTM, Embedding, EmbeddingLSTM, LSTMCell
+    from .nn import LSTM, Embedding, EmbeddingLSTM, LSTMCell, accelerate
     from .text import Vocabulary
 
-# Where each public name lives; a module that maps to itself is the name.
-_HOME = {
-    "functional": ".functional",
-    "reference": ".reference",
-    "Embedding": ".nn",
-    "EmbeddingLSTM": ".nn",
-    "LSTM": ".nn",
-    "LSTMCell": ".nn",
-    "accelerate": ".accelerate",
-    "backends": ".backend",
-    "CharLM": ".models",
-    "Seq2Seq": ".models",
-    "Vocabulary": ".text",
-}
+__all__ = [
+    "LSTM",
+    "CharLM",
+    "Embedding",
+    "EmbeddingLSTM",
+    "LSTMCell",
+    "Seq2Seq",
+    "Vocabulary",
+    "__version__",
+    "accelerate",
+    "backends",
+    "functional",
+    "reference",
+]
 
-__all__ = ["__version__", *_HOME]  # noqa: PLE0604
+# The module that defines each public name; a module is its own home.
+_HOME = {
+    "CharLM": "models",
+    "Embedding": "nn",
+    "EmbeddingLSTM": "nn",
+    "LSTM": "nn",
+    "LSTMCell": "nn",
+    "Seq2Seq": "models",
+    "Vocabulary": "text",
+    "accelerate": "nn",
+    "backends": "backend",
+    "functional": "functional",
+    "reference": "reference",
+}
 
 
 def __getattr__(name: str) -> object:
     home = _HOME.get(name)
     if home is None:
         raise AttributeError(f"module 'fastchar' has no attribute {name!r}")
-    module = importlib.import_module(home, __name__)
-    value = module if name in ("functional", "reference") else getattr(module, name)
+    module = importlib.import_module(f".{home}", __name__)
+    value = module if name == home else getattr(module, name)
     globals()[name] = value
     return value
 

@@ -1,0 +1,65 @@
+"""The built library: what it links to, and what each instruction set's object may contain."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+
+import fastchar
+
+ROOT = Path(__file__).parent.parent
+NM = shutil.which("nm")
+
+
+def native_library() -> Path:
+    torch.tensor(0)  # torch is loaded before the library that links to it
+    module = pytest.importorskip("fastchar._C", reason="extension not built")
+    return Path(module.__file__)
+
+
+def symbols(*args: str) -> list[str]:
+    assert NM is not None
+    result = subprocess.run([NM, *args], check=True, capture_output=True, text=True)
+    return result.stdout.splitlines()
+
+
+@pytest.mark.skipif(NM is None, reason="needs nm from binutils")
+def test_only_stable_torch_symbols_are_used():
+    """One binary serves every torch >= 2.11: no C++ symbol of torch, only its C shim."""
+    undefined = symbols("-DC", "--undefined-only", str(native_library()))
+    names = [line.split(maxsplit=1)[1] for line in undefined if " U " in line]
+    unstable = [n for n in names if any(ns in n for ns in ("at::", "c10::", "torch::", "caffe2::"))]
+    assert unstable == []
+    assert any("aoti_torch_" in n for n in names), "the audit looked at the wrong library"
+
+
+@pytest.mark.skipif(shutil.which("readelf") is None, reason="needs readelf from binutils")
+def test_no_second_openmp():
+    """A second OpenMP runtime in the process would halve the speed."""
+    dynamic = subprocess.run(
+        ["readelf", "-d", str(native_library())], check=True, capture_output=True, text=True
+    ).stdout
+    needed = [line for line in dynamic.splitlines() if "NEEDED" in line]
+    assert any("libtorch_cpu" in line for line in needed)
+    assert not any("gomp" in line or "omp5" in line for line in needed)
+
+
+@pytest.mark.skipif(NM is None, reason="needs nm from binutils")
+@pytest.mark.parametrize("isa", ["avx2", "avx512"])
+def test_isa_objects_share_no_code(isa):
+    """A weak (shared inline) function in these objects would bring their instructions to others."""
+    objects = sorted(ROOT.glob(f"build/temp*/csrc/cpu/isa_{isa}.o"))
+    if not objects:
+        pytest.skip("no build folder here: the library was installed, not built in place")
+    newest = max(objects, key=lambda path: path.stat().st_mtime)
+    shared = [line for line in symbols("-C", str(newest)) if line[17:18] in ("W", "V", "u")]
+    assert shared == []
+
+
+def test_version_is_stated_once():
+    """The package and its metadata say the same version."""
+    from importlib.metadata import version
+
+    assert fastchar.__version__ == version("fastchar")
