@@ -53,7 +53,9 @@ GRIDS: dict[str, dict[str, list[Point]]] = {
     },
     "embedding_gradient": {
         "quick": _grid(V=(64, 512), E=(64, 512), N=(4096, 32768)),
-        "full": _grid(V=(64, 128, 256, 512, 1024), E=(64, 128, 256, 512, 1024), N=(4096, 16384, 65536)),
+        "full": _grid(
+            V=(64, 128, 256, 512, 1024), E=(64, 128, 256, 512, 1024), N=(4096, 16384, 65536)
+        ),
     },
     "lstm_training": {"quick": UNIFORM_QUICK, "full": _uniform_full()},
     "lstm_inference": {"quick": UNIFORM_QUICK, "full": _uniform_full()},

@@ -34,7 +34,7 @@ def cpu_model() -> str:
 
 
 def caches() -> dict[str, int]:
-    """Bytes of core 0's data caches by level, e.g. {"L1d": 32768, "L2": 1048576, "L3": 33554432}."""
+    """Bytes of core 0's data caches by level, e.g. {"L1d": 32768, "L2": 1048576}."""
     sizes = {}
     for entry in sorted(CACHES.glob("index*")):
         kind = (entry / "type").read_text().strip()

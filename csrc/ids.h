@@ -11,6 +11,11 @@ namespace fastchar {
 // Throws std::out_of_range (IndexError in Python) for the first id outside 0..V-1.
 inline void check_id_range(const char* op, const char* arg, const int64_t* ids, int64_t n,
                            int64_t V) {
+  bool outside = false;  // without a branch per id: this scan precedes every lookup
+  for (int64_t i = 0; i < n; ++i) {
+    outside |= static_cast<uint64_t>(ids[i]) >= static_cast<uint64_t>(V);
+  }
+  if (!outside) return;
   for (int64_t i = 0; i < n; ++i) {
     if (ids[i] >= 0 && ids[i] < V) continue;
     std::ostringstream s;

@@ -3,7 +3,9 @@
 #include <torch/csrc/stable/library.h>
 
 STABLE_TORCH_LIBRARY(fastchar, m) {
-  m.def("embedding(Tensor weight, Tensor ids) -> Tensor");
+  // The options are for the gradient alone: embedding_backward's.
+  m.def(
+      "embedding(Tensor weight, Tensor ids, int padding_idx, bool scale_grad_by_freq) -> Tensor");
   m.def(
       "embedding_backward(Tensor grad, Tensor ids, int num_weights, int padding_idx, "
       "bool scale_grad_by_freq) -> Tensor");
@@ -21,11 +23,15 @@ STABLE_TORCH_LIBRARY(fastchar, m) {
       "-> (Tensor grad_gates, Tensor grad_h0, Tensor grad_c0)");
   m.def(
       "linear_cross_entropy(Tensor input, Tensor weight, Tensor? bias, Tensor target, "
-      "Tensor? class_weight, int ignore_index, float label_smoothing, bool save) "
-      "-> (Tensor loss, Tensor log_sum_exp)");
+      "Tensor? class_weight, int ignore_index, float label_smoothing) -> Tensor");
   m.def(
       "linear_cross_entropy_backward(Tensor grad_loss, Tensor input, Tensor weight, "
-      "Tensor? bias, Tensor target, Tensor? class_weight, Tensor log_sum_exp, "
-      "int ignore_index, float label_smoothing) "
-      "-> (Tensor grad_input, Tensor grad_weight, Tensor grad_bias)");
+      "Tensor? bias, Tensor target, Tensor? class_weight, int ignore_index, "
+      "float label_smoothing) -> (Tensor grad_input, Tensor grad_weight, Tensor grad_bias)");
+  // The sum or mean of the above, and with `grad` its gradients in the same pass: the logits are
+  // made once, not again in the backward. Without `grad` the gradients have no elements.
+  m.def(
+      "linear_cross_entropy_reduced(Tensor input, Tensor weight, Tensor? bias, Tensor target, "
+      "Tensor? class_weight, int ignore_index, float label_smoothing, bool mean, bool grad) "
+      "-> (Tensor loss, Tensor grad_input, Tensor grad_weight, Tensor grad_bias)");
 }

@@ -7,6 +7,7 @@
 #include "../ids.h"
 #include "../parallel.h"
 #include "dispatch.h"
+#include "workspace.h"
 
 namespace fastchar {
 namespace {
@@ -14,7 +15,8 @@ namespace {
 // Below this many elements a second thread costs more than it saves.
 constexpr int64_t kElementsPerMember = 16384;
 
-Tensor embedding(const Tensor& weight, const Tensor& ids_arg) {
+Tensor embedding(const Tensor& weight, const Tensor& ids_arg, int64_t /*padding_idx*/,
+                 bool /*scale_grad_by_freq*/) {
   constexpr const char* op = "embedding";
   check_cpu(op, "weight", weight);
   check_shape(op, "weight", weight, {kAny, kAny});
@@ -29,6 +31,7 @@ Tensor embedding(const Tensor& weight, const Tensor& ids_arg) {
   std::vector<int64_t> sizes(ids.sizes().begin(), ids.sizes().end());
   sizes.push_back(E);
   Tensor out = torch::stable::new_empty(weight, sizes);
+  cpu::advise_huge_pages(out.mutable_data_ptr(), out.numel() * out.element_size());
   with_real(dtype, [&](auto zero) {
     using T = decltype(zero);
     const cpu::EmbeddingParams<T> p{
@@ -59,9 +62,20 @@ Tensor embedding_backward(const Tensor& grad, const Tensor& ids_arg, int64_t num
   Tensor out = torch::stable::new_empty(grad, {V, E});
   with_real(dtype, [&](auto zero) {
     using T = decltype(zero);
-    const cpu::EmbeddingBackwardParams<T> p{
-        data<T>(grad), data<int64_t>(ids), mutable_data<T>(out), N, V, E,
-        padding_idx,   scale_grad_by_freq};
+    const int64_t counts_size = scale_grad_by_freq ? V : 0;
+    const int64_t tables_size = (cpu::embedding_backward_chunks(N, V) - 1) * V * E;
+    auto* counts = static_cast<int64_t*>(
+        cpu::Workspace::get(counts_size * static_cast<int64_t>(sizeof(int64_t)) +
+                            tables_size * static_cast<int64_t>(sizeof(T))));
+    const cpu::EmbeddingBackwardParams<T> p{data<T>(grad),
+                                            data<int64_t>(ids),
+                                            mutable_data<T>(out),
+                                            reinterpret_cast<T*>(counts + counts_size),
+                                            scale_grad_by_freq ? counts : nullptr,
+                                            N,
+                                            V,
+                                            E,
+                                            padding_idx};
     const auto kernel = cpu::kernels().table(zero).embedding_backward;
     run_team(N * E / kElementsPerMember, [&](const Team& team) { kernel(p, team); });
   });

@@ -1,31 +1,64 @@
 // Embedding gather and its scatter-add gradient.
 // Part of isa_body.h: inside the instruction set's namespace.
 
+// out[0..n) = a, or a + b.
 template <class T>
-void embedding(const EmbeddingParams<T>& p, const Team& team) {
-  for (int64_t n = team.begin(p.N); n < team.end(p.N); ++n) {
-    std::memcpy(p.out + n * p.E, p.weight + p.ids[n] * p.weight_stride, sizeof(T) * p.E);
+FASTCHAR_INLINE void copy_row(const T* a, T* out, int64_t n) {
+  for (int64_t i = 0; i < n; i += kLanes<T>)
+    store_upto(out + i, load_upto(a + i, n - i), n - i);
+}
+template <class T>
+FASTCHAR_INLINE void add_rows(const T* a, const T* b, T* out, int64_t n) {
+  for (int64_t i = 0; i < n; i += kLanes<T>) {
+    store_upto(out + i, load_upto(a + i, n - i) + load_upto(b + i, n - i), n - i);
   }
 }
 
-// Each member owns a slice of columns for all V rows, so that no two members write the same
-// element and the order of additions into an element is that of the tokens, whatever the team.
+template <class T>
+void embedding(const EmbeddingParams<T>& p, const Team& team) {
+  for (int64_t n = team.begin(p.N); n < team.end(p.N); ++n) {
+    copy_row(p.weight + p.ids[n] * p.weight_stride, p.out + n * p.E, p.E);
+  }
+}
+
+// Tokens come in chunks, fixed by the shapes, each with a table [V, E] of its own (chunk 0 adds
+// into the output), so that grad is read once, row by row and whole rows at a time: as fast as
+// memory gives it. Slices of columns, each read with a stride, reached half of that. The tables
+// are added in order: same bits for any team. Members beyond the chunks take slices of columns.
 template <class T>
 void embedding_backward(const EmbeddingBackwardParams<T>& p, const Team& team) {
-  const int64_t e0 = team.begin(p.E), e1 = team.end(p.E);
-  for (int64_t v = 0; v < p.V; ++v) {
-    for (int64_t e = e0; e < e1; ++e) p.grad_weight[v * p.E + e] = T(0);
+  constexpr int64_t line = 64 / sizeof(T);
+  const int64_t E = p.E, chunks = embedding_backward_chunks(p.N, p.V);
+  const int64_t lines = (E + line - 1) / line;
+  int64_t slices = (team.size + chunks - 1) / chunks;
+  if (slices > lines) slices = lines > 0 ? lines : 1;
+
+  for (int64_t unit = team.begin(chunks * slices); unit < team.end(chunks * slices); ++unit) {
+    const int64_t chunk = unit / slices, slice = unit % slices;
+    const int64_t begin = lines * slice / slices * line;
+    const int64_t end = slice == slices - 1 ? E : lines * (slice + 1) / slices * line;
+    T* table = chunk == 0 ? p.grad_weight : p.tables + (chunk - 1) * p.V * E;
+    for (int64_t v = 0; v < p.V; ++v) {
+      std::memset(table + v * E + begin, 0, sizeof(T) * (end - begin));
+    }
+    for (int64_t n = p.N * chunk / chunks; n < p.N * (chunk + 1) / chunks; ++n) {
+      if (p.ids[n] == p.padding_idx) continue;
+      T* row = table + p.ids[n] * E + begin;
+      add_rows(row, p.grad + n * E + begin, row, end - begin);
+    }
   }
-  for (int64_t n = 0; n < p.N; ++n) {
-    const int64_t v = p.ids[n];
-    if (v == p.padding_idx) continue;
-    for (int64_t e = e0; e < e1; ++e) p.grad_weight[v * p.E + e] += p.grad[n * p.E + e];
+  if (p.counts && team.rank == 0) {
+    std::memset(p.counts, 0, sizeof(int64_t) * p.V);
+    for (int64_t n = 0; n < p.N; ++n) ++p.counts[p.ids[n]];
   }
-  if (!p.scale_grad_by_freq) return;
-  for (int64_t v = 0; v < p.V; ++v) {
-    int64_t count = 0;
-    for (int64_t n = 0; n < p.N; ++n) count += p.ids[n] == v;
-    if (count == 0) continue;
-    for (int64_t e = e0; e < e1; ++e) p.grad_weight[v * p.E + e] /= static_cast<T>(count);
+  team.barrier->wait();
+
+  for (int64_t v = team.begin(p.V); v < team.end(p.V); ++v) {
+    T* row = p.grad_weight + v * E;
+    for (int64_t chunk = 1; chunk < chunks; ++chunk) {
+      add_rows(row, p.tables + ((chunk - 1) * p.V + v) * E, row, E);
+    }
+    if (!p.counts || p.counts[v] == 0) continue;
+    for (int64_t e = 0; e < E; ++e) row[e] /= static_cast<T>(p.counts[v]);
   }
 }

@@ -8,7 +8,15 @@
 
 namespace fastchar::cpu::FASTCHAR_ISA {
 namespace {
+#include "simd.h"
+#include "../cell_math.h"
 #include "embedding.h"
+#include "gemm.h"
+#include "loss.h"
+#include "cell.h"
+#include "lstm_tile.h"
+#include "lstm_forward.h"
+#include "lstm_backward.h"
 }  // namespace
 
 template <class T>
@@ -16,6 +24,12 @@ constexpr KernelTable<T> make_table() {
   return {
       embedding<T>,
       embedding_backward<T>,
+      lstm_cell<T>,
+      lstm_cell_backward<T>,
+      lstm_forward<T>,
+      lstm_backward<T>,
+      linear_cross_entropy<T>,
+      linear_cross_entropy_workspace<T>,
   };
 }
 }  // namespace fastchar::cpu::FASTCHAR_ISA

@@ -28,10 +28,18 @@ struct EmbeddingBackwardParams {
   const T* grad;       // [N, E]
   const int64_t* ids;  // [N], ids equal to padding_idx are skipped
   T* grad_weight;      // [V, E], written whole
+  T* tables;           // [embedding_backward_chunks - 1, V, E], undefined contents
+  int64_t* counts;     // [V], undefined contents; null unless scaled
   int64_t N, V, E;
   int64_t padding_idx;  // -1: none
-  bool scale_grad_by_freq;
 };
+
+// Chunks of the tokens, each with its own table: at least 8 V tokens a chunk (2 V for the second)
+// so that clearing and adding the tables stays a small part of the work.
+inline int64_t embedding_backward_chunks(int64_t N, int64_t V) {
+  if (N < 4 * V) return 1;
+  return N < 24 * V ? 2 : N < 32 * V ? 3 : 4;
+}
 
 // One step of the cell on pre-activations.
 template <class T>
@@ -70,9 +78,16 @@ struct LstmSequenceParams {
   T* c_n;                  // [B, H]
   T* act;                  // [T, B, 4H] saved for backward, or null
   T* cell;                 // [T, B, H] c_t saved for backward, or null
+  T* packed;               // scratch, packed_size(H) elements at a multiple of 64 bytes
+  const int64_t* order;    // [B] sequences by falling length, or null without lengths
+  const int64_t* alive;    // [T] how many sequences have step t, or null without lengths
   int64_t steps, B, H;
   bool reverse;
+  bool split_batch;  // members share the sequences instead of the hidden units
 };
+
+// Elements that any instruction set's packed form of w_hh needs: H filled up to 64 bytes.
+constexpr int64_t packed_size(int64_t H) { return (H + 15) / 16 * 16 * 4 * H; }
 
 template <class T>
 struct LstmSequenceBackwardParams {
@@ -87,11 +102,15 @@ struct LstmSequenceBackwardParams {
   T* grad_gates;           // [T, B, 4H], zeros in the padding
   T* grad_h0;              // [B, H]
   T* grad_c0;              // [B, H]
+  T* packed;               // these as in LstmSequenceParams
+  const int64_t* order;
+  const int64_t* alive;
   int64_t steps, B, H;
   bool reverse;
+  bool split_batch;
 };
 
-// Loss per token of logits input @ weight.T + bias, with the logits made tile by tile.
+// Loss per token of logits input @ weight.T + bias, and with grad_weight its gradients too.
 template <class T>
 struct LinearCrossEntropyParams {
   const T* input;         // [N, H]
@@ -99,20 +118,16 @@ struct LinearCrossEntropyParams {
   const T* bias;          // [C] or null
   const int64_t* target;  // [N], in 0..C-1 or ignore_index
   const T* class_weight;  // [C] or null
-  T* loss;                // [N], 0 where ignored
-  T* log_sum_exp;         // [N]
-  int64_t N, H, C;
+  const T* grad_loss;     // [N] or null: grad_scale for every token
+  double grad_scale;
+  T* loss;                // [N] or null, 0 where ignored
+  T* grad_input;          // [N, H] or null, 0 where ignored
+  T* grad_weight;         // [C, H] or null: no gradients at all
+  T* grad_bias;           // [C], null if and only if grad_weight is
+  T* workspace;           // linear_cross_entropy_workspace elements, aligned to 64 bytes
+  int64_t N, H, C;        // C > 0
   int64_t ignore_index;
   double label_smoothing;
-};
-
-template <class T>
-struct LinearCrossEntropyBackwardParams {
-  LinearCrossEntropyParams<T> forward;  // loss unused; log_sum_exp is read
-  const T* grad_loss;                   // [N]
-  T* grad_input;                        // [N, H]
-  T* grad_weight;                       // [C, H]
-  T* grad_bias;                         // [C]
 };
 
 // What one instruction set implements for one element type. Every member of the team calls the
@@ -121,6 +136,14 @@ template <class T>
 struct KernelTable {
   void (*embedding)(const EmbeddingParams<T>&, const Team&);
   void (*embedding_backward)(const EmbeddingBackwardParams<T>&, const Team&);
+  void (*lstm_cell)(const LstmCellParams<T>&, const Team&);
+  void (*lstm_cell_backward)(const LstmCellBackwardParams<T>&, const Team&);
+  void (*lstm_forward)(const LstmSequenceParams<T>&, const Team&);
+  void (*lstm_backward)(const LstmSequenceBackwardParams<T>&, const Team&);
+  void (*linear_cross_entropy)(const LinearCrossEntropyParams<T>&, const Team&);
+  // Elements of workspace for a team of at most `team_size`; of the pointers only whether they
+  // are null counts.
+  int64_t (*linear_cross_entropy_workspace)(const LinearCrossEntropyParams<T>&, int team_size);
 };
 
 struct Kernels {

@@ -1,0 +1,105 @@
+"""`python -m benchmarks.report`: docs/performance.md, its pictures and the README's table.
+
+Only the text between `<!-- begin NAME -->` and `<!-- end NAME -->` is replaced, all of it computed
+from the files in benchmarks/results/.
+"""
+
+import argparse
+import re
+from pathlib import Path
+
+from . import plots, tables
+from .groups import all_groups
+from .machine import ROOT
+from .run import RESULTS
+from .tables import SPEED, Result
+
+DOCS = ROOT / "docs"
+
+
+def replace_between(text: str, name: str, content: str) -> str:
+    """`text` with `content` between the markers of `name`; as it is where it has none.
+
+    Raises `ValueError` for a beginning without its end.
+    """
+    begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
+    if begin not in text:
+        return text
+    if end not in text.split(begin, 1)[1]:
+        raise ValueError(f"expected {end!r} after {begin!r}, found none")
+    pattern = re.escape(begin) + ".*?" + re.escape(end)
+    return re.sub(pattern, lambda _: f"{begin}\n{content}\n{end}", text, flags=re.DOTALL)
+
+
+def in_order(results: dict[str, Result]) -> list[Result]:
+    """The groups' results in the report's order."""
+    return [results[name] for name in all_groups() if name in results]
+
+
+def summary(results: dict[str, Result]) -> str:
+    """The ratio table of one machine and where it was measured."""
+    groups = in_order(results)
+    text = tables.summary_table(groups) + "\n\n" + tables.machine_text(groups[0])
+    return text + "\n\nMade by `python -m benchmarks.run && python -m benchmarks.report`."
+
+
+def machine_section(name: str, results: dict[str, Result], images: Path) -> str:
+    """All that is known of one machine, pictures drawn on the way."""
+    groups = in_order(results)
+    parts = [f"## {tables.machine_title(groups[0])}", summary(results)]
+    captions = ("Ratio at every point", "Share of the roof", "Ratio along each axis")
+    for caption, path in zip(captions, plots.draw(groups, images, name), strict=True):
+        parts.append(f"![{caption}](img/{path.name})")
+    if SPEED in results:
+        plots.draw_speed(results[SPEED], images / f"{name}-{SPEED}.png")
+        parts.append(f"### {results[SPEED]['title']}")
+        parts.append(tables.speed_table(results[SPEED]))
+        parts.append(f"![Words a second](img/{name}-{SPEED}.png)")
+    for result in groups:
+        parts += [f"### {result['title']}", tables.group_table(result)]
+        parts.append(tables.group_text(result))
+    return "\n\n".join(parts)
+
+
+def newest(machines: dict[str, dict[str, Result]]) -> dict[str, Result]:
+    """The results of the machine that was measured last, in its own folder if there is such a one.
+
+    Other folders hold variants of a machine: fewer threads, another instruction set.
+    """
+
+    def rank(name: str) -> tuple[bool, str]:
+        described = [result["machine"] for result in machines[name].values()]
+        return described[0]["name"] == name, max(m["date"] for m in described)
+
+    return machines[max(machines, key=rank)]
+
+
+def rewrite(path: Path, contents: dict[str, str]) -> None:
+    text = path.read_text()
+    for name, content in contents.items():
+        text = replace_between(text, name, content)
+    path.write_text(text)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description=__doc__)
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the machines")
+    parser.add_argument("--docs", type=Path, default=DOCS, help="folder of performance.md")
+    parser.add_argument("--readme", type=Path, default=ROOT / "README.md")
+    options = parser.parse_args(arguments)
+
+    folders = sorted(path for path in options.results.iterdir() if any(path.glob("*.json")))
+    machines = {path.name: tables.load(path) for path in folders}
+    sections = [
+        machine_section(name, results, options.docs / "img") for name, results in machines.items()
+    ]
+    rewrite(options.docs / "performance.md", {"results": "\n\n".join(sections)})
+    latest = newest(machines)
+    contents = {"ratios": summary(latest)}
+    if SPEED in latest:
+        contents["training speed"] = tables.speed_table(latest[SPEED])
+    rewrite(options.readme, contents)
+
+
+if __name__ == "__main__":
+    main()

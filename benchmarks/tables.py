@@ -1,0 +1,196 @@
+"""From result files to numbers and Markdown: everything the report says is computed here."""
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+Result = dict[str, Any]
+
+# The result that is no group of the grid: whole training runs.
+SPEED = "train_speed"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A group in one line: ratios of the faster baseline's time to ours, over the grid."""
+
+    title: str
+    points: int
+    geometric_mean: float
+    worst: float
+    worst_point: dict[str, int]
+    best: float
+
+
+def load(folder: Path) -> dict[str, Result]:
+    """The result files of one machine by group."""
+    results = (json.loads(path.read_text()) for path in sorted(folder.glob("*.json")))
+    return {result["group"]: result for result in results}
+
+
+def baseline(result: Result, entry: dict[str, Any]) -> str:
+    """The baseline that is fastest at this point."""
+    phase, seconds = result["phase"], entry["seconds"]
+    return min(result["baselines"], key=lambda name: seconds[name][phase]["median"])
+
+
+def ratio(result: Result, entry: dict[str, Any]) -> dict[str, float]:
+    """median, q1, q3 of the headline ratio at this point."""
+    spread: dict[str, float] = entry["ratios"][baseline(result, entry)][result["phase"]]
+    return spread
+
+
+def geometric_mean(values: Iterable[float]) -> float:
+    logs = [math.log(value) for value in values]
+    return math.exp(sum(logs) / len(logs))
+
+
+def verdict(result: Result) -> Verdict:
+    ratios = [ratio(result, entry)["median"] for entry in result["points"]]
+    worst = min(range(len(ratios)), key=ratios.__getitem__)
+    return Verdict(
+        result["title"],
+        len(ratios),
+        geometric_mean(ratios),
+        ratios[worst],
+        result["points"][worst]["point"],
+        max(ratios),
+    )
+
+
+def point_text(point: dict[str, int]) -> str:
+    return ", ".join(f"{axis} {value}" for axis, value in point.items())
+
+
+def duration(seconds: float) -> str:
+    """Three digits in the unit that fits: "41.2 us", "3.05 ms", "1.20 s"."""
+    for unit, scale in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
+        if seconds >= scale or unit == "us":
+            return f"{digits(seconds / scale)} {unit}"
+    raise AssertionError
+
+
+def digits(value: float) -> str:
+    """Three significant digits, without an exponent."""
+    if value >= 100:
+        return f"{value:.0f}"
+    return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def times(value: float) -> str:
+    return digits(value) + "×"
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], right: int) -> str:
+    """A Markdown table whose columns from `right` on are aligned to the right."""
+    rule = ["---"] * right + ["---:"] * (len(head) - right)
+    return "\n".join("| " + " | ".join(row) + " |" for row in (head, rule, *rows))
+
+
+def summary_table(results: Iterable[Result]) -> str:
+    """One line a group: geometric mean, worst point, best."""
+    verdicts = [verdict(result) for result in results]
+    return table(
+        ("", "points", "geometric mean", "worst", "at", "best"),
+        (
+            (
+                v.title,
+                str(v.points),
+                f"**{times(v.geometric_mean)}**",
+                times(v.worst),
+                point_text(v.worst_point),
+                times(v.best),
+            )
+            for v in verdicts
+        ),
+        right=1,
+    )
+
+
+def group_table(result: Result) -> str:
+    """Every point of one group: each contestant's median time, ratios and share of the roof."""
+    phase, ours = result["phase"], result["ours"]
+    first = result["points"][0]
+    axes, names = list(first["point"]), list(first["seconds"])
+    others = [name for name in names if name != ours]
+    phases = [p for p in first["seconds"][ours] if p not in (phase, "step")]
+    parts = phases if phase == "step" and len(phases) > 1 else []
+    head = [
+        *axes,
+        *(f"{name}" for name in names),
+        *(f"{name} / {ours}" for name in others),
+        *(f"{p} alone" for p in parts),
+        "quartiles",
+        "of roof",
+    ]
+    rows = []
+    for entry in result["points"]:
+        spread = ratio(result, entry)
+        versus = [entry["ratios"][name] for name in others]
+        of = baseline(result, entry)
+        rows.append(
+            [
+                *(str(entry["point"][axis]) for axis in axes),
+                *(duration(entry["seconds"][name][phase]["median"]) for name in names),
+                *(times(ratios[phase]["median"]) for ratios in versus),
+                *(times(entry["ratios"][of][p]["median"]) for p in parts),
+                f"{digits(spread['q1'])} to {digits(spread['q3'])}",
+                f"{100 * entry['roofline']['share']:.0f} %",
+            ]
+        )
+    return table(head, rows, right=0)
+
+
+def machine_title(result: Result) -> str:
+    """ "AMD EPYC, 2 cores, 2 threads, avx512"."""
+    m = result["machine"]
+    isa = m["backends"].get("cpu", {}).get("isa", m["backends"]["backend"])
+    return f"{m['cpu']}, {m['cores']} cores, {m['threads']} threads, {isa}"
+
+
+def machine_text(result: Result) -> str:
+    """Where, when and with what a group was measured."""
+    m = result["machine"]
+    caches = ", ".join(f"{name} {binary_size(size)}" for name, size in m["caches"].items())
+    return (
+        f"{m['cpu']}, {m['cores']} cores, {caches}; {m['threads']} threads; torch {m['torch']} "
+        f"({m['torch_isa']}), Python {m['python']}, fastchar {m['fastchar']} at {m['commit']}, "
+        f"{m['date'][:10]}. Grid: {result['grid']}."
+    )
+
+
+def group_text(result: Result) -> str:
+    """What the numbers of one group rest on."""
+    rounds = sorted(entry["rounds"] for entry in result["points"])
+    roof, foreign = result["roof"], result["foreign_cores"]
+    text = (
+        f"Median times over {rounds[0]} to {rounds[-1]} interleaved rounds; in the same run "
+        f"torch.mm did {roof['flops_per_second'] / 1e9:.0f} GFLOP/s and a copy "
+        f"{roof['bytes_per_second'] / 1e9:.1f} GB/s"
+    )
+    return text + ("." if foreign is None else f", other processes kept {foreign:.2f} cores busy.")
+
+
+def binary_size(size: int) -> str:
+    """ "512 KiB", "32 MiB"."""
+    return f"{size / 2**20:g} MiB" if size >= 2**20 else f"{size / 2**10:g} KiB"
+
+
+def speed_table(result: Result) -> str:
+    """Words a second of each trainer and ours against it."""
+    rows = []
+    for name, spread in result["words_per_second"].items():
+        versus = result["ratios"].get(name)
+        rows.append(
+            (
+                name,
+                f"{spread['median']:.0f}",
+                f"{spread['q1']:.0f} to {spread['q3']:.0f}",
+                times(versus["median"]) if versus else "",
+            )
+        )
+    head = ("trainer", "words/s", "quartiles", f"{result['ours']} against it")
+    return table(head, rows, right=1)

@@ -1,0 +1,136 @@
+// Products of tiles that live in the cache: C (+)= A @ B with B packed into panels.
+// Part of isa_body.h: inside the instruction set's namespace.
+//
+// A block of kBlockRows rows times one panel keeps all its sums in registers. A panel is
+// kPanelVectors vectors wide (the last one of a matrix may be narrower) and stored row after
+// row, so that it is read as one stream; products are cut into pieces of kDepth along the
+// summed index, so that a piece of a panel stays in L1 while all rows of A pass over it.
+
+constexpr int kBlockRows = 6;
+constexpr int kPanelVectors = kVectorRegisters == 32 ? 4 : 2;
+constexpr int64_t kDepth = 96;
+template <class T>
+constexpr int64_t kPanel = kPanelVectors * kLanes<T>;
+
+// Columns of a packed matrix: whole vectors. Columns past the last hold zeros.
+template <class T>
+FASTCHAR_INLINE int64_t padded_columns(int64_t columns) {
+  return (columns + kLanes<T> - 1) / kLanes<T> * kLanes<T>;
+}
+
+// Packs columns [j0, j0 + width) of B [depth, columns] into one panel. Element (k, j) of B is
+// b[k * row_step + j * column_step].
+template <class T>
+void pack_panel(const T* b, int64_t row_step, int64_t column_step, int64_t depth,
+                int64_t columns, int64_t j0, T* panel) {
+  const int64_t width = padded_columns<T>(columns - j0 < kPanel<T> ? columns - j0 : kPanel<T>);
+  const int64_t filled = columns - j0 < width ? columns - j0 : width;
+  for (int64_t k = 0; k < depth; ++k) {
+    T* row = panel + k * width;
+    for (int64_t j = 0; j < filled; ++j) row[j] = b[k * row_step + (j0 + j) * column_step];
+    for (int64_t j = filled; j < width; ++j) row[j] = T(0);
+  }
+}
+
+// c[r][j] = (add ? c[r][j] : 0) + sum over k of a[r][k * a_step] * panel[k][j], for `columns`
+// columns, of which the last vector may be partial.
+template <class T, int R, int NV>
+void multiply_block(int64_t depth, const T* const* a, int64_t a_step, const T* panel,
+                    T* const* c, int64_t columns, bool add) {
+  constexpr int L = kLanes<T>;
+  const T* rows[R];
+  Vec<T> sum[R][NV];
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) {
+    rows[r] = a[r];
+#pragma GCC unroll 4
+    for (int v = 0; v < NV; ++v) {
+      sum[r][v] = Vec<T>{};
+      if (add) __builtin_prefetch(c[r] + v * L, 1);
+    }
+  }
+  for (int64_t k = 0; k < depth; ++k) {
+    Vec<T> b[NV];
+#pragma GCC unroll 4
+    for (int v = 0; v < NV; ++v) b[v] = load(panel + v * L);
+    panel += NV * L;
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+      const Vec<T> x = broadcast(rows[r][k * a_step]);
+#pragma GCC unroll 4
+      for (int v = 0; v < NV; ++v) sum[r][v] = fma(x, b[v], sum[r][v]);
+    }
+  }
+  const int64_t last = columns - (NV - 1) * L;
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 4
+    for (int v = 0; v < NV; ++v) {
+      const int64_t n = v < NV - 1 ? L : last;
+      T* out = c[r] + v * L;
+      store_upto(out, add ? sum[r][v] + load_upto(out, n) : sum[r][v], n);
+    }
+  }
+}
+
+template <class T, int R>
+FASTCHAR_INLINE void multiply_rows(int64_t depth, const T* const* a, int64_t a_step,
+                                   const T* panel, T* const* c, int64_t columns, bool add) {
+  const int64_t vectors = padded_columns<T>(columns) / kLanes<T>;
+  if constexpr (kPanelVectors == 4) {
+    if (vectors == 4) return multiply_block<T, R, 4>(depth, a, a_step, panel, c, columns, add);
+    if (vectors == 3) return multiply_block<T, R, 3>(depth, a, a_step, panel, c, columns, add);
+  }
+  if (vectors == 2) return multiply_block<T, R, 2>(depth, a, a_step, panel, c, columns, add);
+  multiply_block<T, R, 1>(depth, a, a_step, panel, c, columns, add);
+}
+
+// The same for a run-time number of rows, 1 to kBlockRows.
+template <class T>
+void multiply_tile(int64_t rows, int64_t depth, const T* const* a, int64_t a_step,
+                   const T* panel, T* const* c, int64_t columns, bool add) {
+  switch (rows) {
+    case 6: return multiply_rows<T, 6>(depth, a, a_step, panel, c, columns, add);
+    case 5: return multiply_rows<T, 5>(depth, a, a_step, panel, c, columns, add);
+    case 4: return multiply_rows<T, 4>(depth, a, a_step, panel, c, columns, add);
+    case 3: return multiply_rows<T, 3>(depth, a, a_step, panel, c, columns, add);
+    case 2: return multiply_rows<T, 2>(depth, a, a_step, panel, c, columns, add);
+    default: return multiply_rows<T, 1>(depth, a, a_step, panel, c, columns, add);
+  }
+}
+
+// One panel: c_row(i)[0..columns) (+)= a_row(i) @ panel for i < rows, with a_row and c_row giving
+// the address of a row. `columns` <= kPanel.
+template <class T, class RowOfA, class RowOfC>
+void multiply_panel(int64_t rows, int64_t depth, const RowOfA& a_row, int64_t a_step,
+                    const T* panel, const RowOfC& c_row, int64_t columns, bool add) {
+  for (int64_t i = 0; i < rows; i += kBlockRows) {
+    const int64_t n = rows - i < kBlockRows ? rows - i : kBlockRows;
+    const T* a[kBlockRows];
+    T* c[kBlockRows];
+    for (int64_t r = 0; r < n; ++r) {
+      a[r] = a_row(i + r);
+      c[r] = c_row(i + r);
+    }
+    multiply_tile(n, depth, a, a_step, panel, c, columns, add);
+  }
+}
+
+// C = A @ B for a packed B [depth, columns] (its panels one after another) and A with unit
+// steps.
+template <class T, class RowOfA, class RowOfC>
+void multiply(int64_t rows, int64_t depth, int64_t columns, const RowOfA& a_row,
+              const T* packed, const RowOfC& c_row) {
+  int64_t k = 0;
+  do {
+    const int64_t piece = depth - k < kDepth ? depth - k : kDepth;
+    for (int64_t j = 0; j < columns; j += kPanel<T>) {
+      const int64_t width = columns - j < kPanel<T> ? columns - j : kPanel<T>;
+      multiply_panel(
+          rows, piece, [&](int64_t i) { return a_row(i) + k; }, 1,
+          packed + j * depth + k * padded_columns<T>(width),
+          [&](int64_t i) { return c_row(i) + j; }, width, k > 0);
+    }
+    k += kDepth;
+  } while (k < depth);
+}

@@ -1,0 +1,207 @@
+// Launchers of the LSTM over a whole sequence on the CPU.
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <algorithm>
+#include <numeric>
+#include <tuple>
+#include <vector>
+
+#include "../check.h"
+#include "../ids.h"
+#include "../parallel.h"
+#include "dispatch.h"
+#include "workspace.h"
+
+namespace fastchar {
+namespace {
+
+// Work per step (multiplications) below which another member costs more in barriers than it
+// saves, and the largest packed w_hh, in bytes, that every member can keep in its own L2.
+constexpr int64_t kWorkPerMember = 1 << 15;
+constexpr int64_t kPrivateWeights = 1 << 19;
+constexpr int64_t kPrivateRows = 12;
+
+// The sequences of a ragged batch by falling length (stable), and how many have step t. Both
+// empty without lengths.
+struct Ragged {
+  std::vector<int64_t> order, alive;
+
+  Ragged(const char* op, const std::optional<Tensor>& lengths, int64_t T, int64_t B) {
+    if (!lengths) return;
+    check_dense(op, "lengths", *lengths, ScalarType::Long, {B});
+    const int64_t* length = data<int64_t>(lengths);
+    alive.assign(T + 1, 0);
+    for (int64_t b = 0; b < B; ++b) {
+      if (length[b] < 0 || length[b] > T) {
+        fail(op, "lengths", "values in 0.." + std::to_string(T), length[b]);
+      }
+      ++alive[T - length[b]];
+    }
+    // alive[T - l] counts length l so far: turn it into the position of the first of length l.
+    std::vector<int64_t> next(T + 1, 0);
+    for (int64_t i = 1; i <= T; ++i) next[i] = next[i - 1] + alive[i - 1];
+    order.resize(B);
+    for (int64_t b = 0; b < B; ++b) order[next[T - length[b]]++] = b;
+    // Now next[T - l] counts those of length l or more.
+    for (int64_t t = 0; t < T; ++t) alive[t] = next[T - t - 1];
+  }
+
+  const int64_t* order_data() const { return order.empty() ? nullptr : order.data(); }
+  const int64_t* alive_data() const { return order.empty() ? nullptr : alive.data(); }
+};
+
+// How a team shares a call: its largest useful size, and whether by sequences (no barrier) or
+// by hidden units.
+struct Split {
+  int64_t members;
+  bool batch;
+
+  Split(int64_t B, int64_t H, int64_t element_size)
+      : members(std::max<int64_t>(1, B * H * H * 4 / kWorkPerMember)),
+        batch(cpu::packed_size(H) * element_size <= kPrivateWeights &&
+              B >= kPrivateRows *
+                       std::min(members, static_cast<int64_t>(torch::stable::get_num_threads()))) {
+  }
+};
+
+template <class T>
+T* packed_weights(int64_t H) {
+  return static_cast<T*>(cpu::Workspace::get(cpu::packed_size(H) * sizeof(T)));
+}
+
+Tensor empty(const Tensor& like, std::initializer_list<int64_t> sizes) {
+  Tensor t = torch::stable::new_empty(like, sizes);
+  cpu::advise_huge_pages(t.mutable_data_ptr(), t.numel() * t.element_size());
+  return t;
+}
+
+// Ids outside the table, where a sequence is alive.
+void check_table_ids(const char* op, const Tensor& ids, const int64_t* lengths, int64_t V) {
+  const int64_t T = ids.size(0), B = ids.size(1);
+  const int64_t* id = data<int64_t>(ids);
+  if (!lengths) return check_id_range(op, "ids", id, T * B, V);
+  for (int64_t t = 0; t < T; ++t) {
+    for (int64_t b = 0; b < B; ++b) {
+      if (t < lengths[b]) check_id_range(op, "ids", id + t * B + b, 1, V);
+    }
+  }
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> lstm_sequence(
+    const Tensor& gates, const std::optional<Tensor>& ids_arg, const Tensor& w_hh,
+    const Tensor& h0, const Tensor& c0, const std::optional<Tensor>& lengths, bool reverse,
+    bool save) {
+  constexpr const char* op = "lstm_sequence";
+  check_cpu(op, "w_hh", w_hh);
+  check_shape(op, "w_hh", w_hh, {kAny, kAny});
+  const ScalarType dtype = check_real(op, "w_hh", w_hh);
+  const int64_t H = w_hh.size(1);
+  check_dense(op, "w_hh", w_hh, dtype, {4 * H, H});
+  check_dense(op, "h0", h0, dtype, {kAny, H});
+  const int64_t B = h0.size(0);
+  check_dense(op, "c0", c0, dtype, {B, H});
+  std::optional<Tensor> ids;
+  int64_t T = 0;
+  if (ids_arg) {
+    check_dense(op, "gates", gates, dtype, {kAny, 4 * H});
+    check_shape(op, "ids", *ids_arg, {kAny, B});
+    ids = as_int64(op, "ids", *ids_arg);
+    T = ids->size(0);
+  } else {
+    check_dense(op, "gates", gates, dtype, {kAny, B, 4 * H});
+    T = gates.size(0);
+  }
+  const Ragged ragged(op, lengths, T, B);
+  if (ids) check_table_ids(op, *ids, data<int64_t>(lengths), gates.size(0));
+
+  Tensor y = empty(w_hh, {T, B, H}), h_n = empty(w_hh, {B, H}), c_n = empty(w_hh, {B, H});
+  Tensor act = save ? empty(w_hh, {T, B, 4 * H}) : empty(w_hh, {0});
+  Tensor cell = save ? empty(w_hh, {T, B, H}) : empty(w_hh, {0});
+  if (B == 0 || H == 0) return {y, h_n, c_n, act, cell};
+  with_real(dtype, [&](auto zero) {
+    using T_ = decltype(zero);
+    const Split split(B, H, sizeof(T_));
+    cpu::LstmSequenceParams<T_> p{};
+    p.gates = data<T_>(gates);
+    p.ids = data<int64_t>(ids);
+    p.w_hh = data<T_>(w_hh);
+    p.h0 = data<T_>(h0);
+    p.c0 = data<T_>(c0);
+    p.lengths = data<int64_t>(lengths);
+    p.y = mutable_data<T_>(y);
+    p.h_n = mutable_data<T_>(h_n);
+    p.c_n = mutable_data<T_>(c_n);
+    p.act = save ? mutable_data<T_>(act) : nullptr;
+    p.cell = save ? mutable_data<T_>(cell) : nullptr;
+    p.packed = packed_weights<T_>(H);
+    p.order = ragged.order_data();
+    p.alive = ragged.alive_data();
+    p.steps = T;
+    p.B = B;
+    p.H = H;
+    p.reverse = reverse;
+    p.split_batch = split.batch;
+    const auto kernel = cpu::kernels().table(zero).lstm_forward;
+    run_team(split.members, [&](const Team& team) { kernel(p, team); });
+  });
+  return {y, h_n, c_n, act, cell};
+}
+
+std::tuple<Tensor, Tensor, Tensor> lstm_sequence_backward(
+    const std::optional<Tensor>& grad_y, const std::optional<Tensor>& grad_h_n,
+    const std::optional<Tensor>& grad_c_n, const Tensor& act, const Tensor& cell,
+    const Tensor& w_hh, const Tensor& c0, const std::optional<Tensor>& lengths, bool reverse) {
+  constexpr const char* op = "lstm_sequence_backward";
+  check_cpu(op, "cell", cell);
+  check_shape(op, "cell", cell, {kAny, kAny, kAny});
+  check_contiguous(op, "cell", cell);
+  const ScalarType dtype = check_real(op, "cell", cell);
+  const int64_t T = cell.size(0), B = cell.size(1), H = cell.size(2);
+  check_dense(op, "act", act, dtype, {T, B, 4 * H});
+  check_dense(op, "w_hh", w_hh, dtype, {4 * H, H});
+  check_dense(op, "c0", c0, dtype, {B, H});
+  check_dense(op, "grad_y", grad_y, dtype, {T, B, H});
+  check_dense(op, "grad_h_n", grad_h_n, dtype, {B, H});
+  check_dense(op, "grad_c_n", grad_c_n, dtype, {B, H});
+  const Ragged ragged(op, lengths, T, B);
+
+  Tensor grad_gates = empty(w_hh, {T, B, 4 * H});
+  Tensor grad_h0 = empty(w_hh, {B, H}), grad_c0 = empty(w_hh, {B, H});
+  if (B == 0 || H == 0) return {grad_gates, grad_h0, grad_c0};
+  with_real(dtype, [&](auto zero) {
+    using T_ = decltype(zero);
+    const Split split(B, H, sizeof(T_));
+    cpu::LstmSequenceBackwardParams<T_> p{};
+    p.grad_y = data<T_>(grad_y);
+    p.grad_h_n = data<T_>(grad_h_n);
+    p.grad_c_n = data<T_>(grad_c_n);
+    p.act = data<T_>(act);
+    p.cell = data<T_>(cell);
+    p.w_hh = data<T_>(w_hh);
+    p.c0 = data<T_>(c0);
+    p.lengths = data<int64_t>(lengths);
+    p.grad_gates = mutable_data<T_>(grad_gates);
+    p.grad_h0 = mutable_data<T_>(grad_h0);
+    p.grad_c0 = mutable_data<T_>(grad_c0);
+    p.packed = packed_weights<T_>(H);
+    p.order = ragged.order_data();
+    p.alive = ragged.alive_data();
+    p.steps = T;
+    p.B = B;
+    p.H = H;
+    p.reverse = reverse;
+    p.split_batch = split.batch;
+    const auto kernel = cpu::kernels().table(zero).lstm_backward;
+    run_team(split.members, [&](const Team& team) { kernel(p, team); });
+  });
+  return {grad_gates, grad_h0, grad_c0};
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(fastchar, CPU, m) {
+  m.impl("lstm_sequence", TORCH_BOX(&lstm_sequence));
+  m.impl("lstm_sequence_backward", TORCH_BOX(&lstm_sequence_backward));
+}
+
+}  // namespace fastchar

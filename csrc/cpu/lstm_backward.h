@@ -1,0 +1,143 @@
+// The LSTM over a whole sequence, backward: from the saved gates and cells to the gradient with
+// respect to the pre-activations.
+// Part of isa_body.h: inside the instruction set's namespace.
+//
+// Step t's gradient with respect to h is grad_y[t] + grad_gates[step after t] @ w_hh. Panels are up
+// to kPanelVectors vectors of hidden units wide, [panel][k = 0..4H)[units], and the gates'
+// gradient follows in the tile's epilogue. grad_c0 carries the cell's gradient from step to step.
+
+// Hidden units of the panels: H in vectors, spread evenly over as few panels as can be.
+template <class T>
+struct BackwardPanels {
+  int64_t vectors, panels;
+  explicit BackwardPanels(int64_t H)
+      : vectors(round_up(H, kLanes<T>)), panels(round_up(vectors, kPanelVectors)) {}
+  int64_t begin(int64_t panel) const { return vectors * panel / panels; }
+  int width(int64_t panel) const { return static_cast<int>(begin(panel + 1) - begin(panel)); }
+};
+
+template <class T>
+struct BackwardStep {
+  const LstmSequenceBackwardParams<T>& p;
+  const Share& share;
+  const BackwardPanels<T>& panels;
+  int64_t t;  // -1: the step before the first, which writes grad_h0
+
+  int64_t length(int64_t b) const { return p.lengths ? p.lengths[b] : p.steps; }
+  // Whether step t is the first or the last that the forward pass did of sequence b.
+  bool is_first(int64_t b) const { return p.reverse ? t + 1 == length(b) : t == 0; }
+  bool is_last(int64_t b) const { return p.reverse ? t == 0 : t + 1 == length(b); }
+
+  const T* grad_gates_after(int64_t b) const {
+    int64_t after = p.reverse ? t - 1 : t + 1;
+    if (t < 0) after = p.reverse ? length(b) - 1 : 0;
+    return p.grad_gates + (after * p.B + b) * 4 * p.H;
+  }
+
+  const T* row(int64_t i) const { return grad_gates_after(share.sequence(i)); }
+
+  void multiply(int64_t panel, int64_t k, int64_t depth, int64_t rows, const T* const* grads,
+                T* const* c, bool add) const {
+    const int64_t width = panels.width(panel) * kLanes<T>;
+    const T* packed = p.packed + panels.begin(panel) * kLanes<T> * 4 * p.H;
+    multiply_tile(rows, depth, grads, 1, packed + k * width, c, width, add);
+  }
+
+  // The units of one panel of row i, from what comes from the step after.
+  void finish(int64_t panel, int64_t i, const T* sums) const {
+    const int64_t b = share.sequence(i), j = panels.begin(panel) * kLanes<T>;
+    for (int v = 0; v < panels.width(panel); ++v) {
+      finish_units(b, j + v * kLanes<T>, load(sums + v * kLanes<T>));
+    }
+  }
+
+  // Units [j, j + W) of sequence b.
+  FASTCHAR_INLINE void finish_units(int64_t b, int64_t j, Vec<T> grad_h) const {
+    const int64_t H = p.H, n = H - j;
+    if (t < 0) return store_upto(p.grad_h0 + b * H + j, grad_h, n);
+    const int64_t token = t * p.B + b, before = p.reverse ? t + 1 : t - 1;
+    const bool last = is_last(b);
+    if (last && p.grad_h_n) grad_h = grad_h + load_upto(p.grad_h_n + b * H + j, n);
+    if (p.grad_y) grad_h = grad_h + load_upto(p.grad_y + token * H + j, n);
+    const T* carried = last ? p.grad_c_n : p.grad_c0;
+    const Vec<T> grad_c = carried ? load_upto(carried + b * H + j, n) : Vec<T>{};
+    const T* c_prev = (is_first(b) ? p.c0 + b * H : p.cell + (before * p.B + b) * H) + j;
+    const T* act = p.act + token * 4 * H + j;
+    const auto d = cell_backward(load_upto(act, n), load_upto(act + H, n),
+                                 load_upto(act + 2 * H, n), load_upto(act + 3 * H, n),
+                                 load_upto(c_prev, n), load_upto(p.cell + token * H + j, n),
+                                 grad_h, grad_c);
+    T* grad = p.grad_gates + token * 4 * H + j;
+    store_upto(grad, d.i, n);
+    store_upto(grad + H, d.f, n);
+    store_upto(grad + 2 * H, d.g, n);
+    store_upto(grad + 3 * H, d.o, n);
+    store_upto(p.grad_c0 + b * H + j, d.c_prev, n);
+  }
+};
+
+// Panels [begin, end) of the packed form of w_hh, [4H, H].
+template <class T>
+void pack_backward(const T* w_hh, T* packed, int64_t H, const BackwardPanels<T>& panels,
+                   int64_t begin, int64_t end) {
+  for (int64_t panel = begin; panel < end; ++panel) {
+    const int64_t j = panels.begin(panel) * kLanes<T>;
+    const int64_t width = panels.width(panel) * kLanes<T>;
+    T* out = packed + j * 4 * H;
+    for (int64_t k = 0; k < 4 * H; ++k, out += width) {
+      const int64_t units = smaller(width, H - j);
+      __builtin_memcpy(out, w_hh + k * H + j, sizeof(T) * units);
+      for (int64_t u = units; u < width; ++u) out[u] = T(0);
+    }
+  }
+}
+
+template <class T>
+void copy_or_zero(T* out, const T* from, int64_t n) {
+  if (from) {
+    __builtin_memcpy(out, from, sizeof(T) * n);
+  } else {
+    __builtin_memset(out, 0, sizeof(T) * n);
+  }
+}
+
+template <class T>
+void lstm_backward(const LstmSequenceBackwardParams<T>& p, const Team& team) {
+  const FlushDenormals flush;
+  const int64_t H = p.H, B = p.B;
+  const BackwardPanels<T> panels(H);
+  const Share share(p.order, p.split_batch, team);
+  const auto alive = [&](int64_t t) { return p.alive ? p.alive[t] : B; };
+  pack_backward(p.w_hh, p.packed, H, panels, team.begin(panels.panels), team.end(panels.panels));
+
+  // Rows that no step writes: padding, and the states of empty sequences.
+  for (int64_t b = team.begin(B); (p.lengths || p.steps == 0) && b < team.end(B); ++b) {
+    const int64_t length = p.lengths ? p.lengths[b] : 0;
+    for (int64_t t = length; t < p.steps; ++t) {
+      __builtin_memset(p.grad_gates + (t * B + b) * 4 * H, 0, sizeof(T) * 4 * H);
+    }
+    if (length > 0) continue;
+    copy_or_zero(p.grad_h0 + b * H, p.grad_h_n ? p.grad_h_n + b * H : nullptr, H);
+    copy_or_zero(p.grad_c0 + b * H, p.grad_c_n ? p.grad_c_n + b * H : nullptr, H);
+  }
+  team.barrier->wait();
+  if (p.steps == 0) return;
+
+  for (int64_t s = 0; s < p.steps; ++s) {
+    const int64_t t = p.reverse ? s : p.steps - 1 - s;
+    // Of the rows alive, those in front have a step after this one in the forward pass.
+    const int64_t rows = share.count(alive(t));
+    const int64_t going_on = p.reverse ? (s > 0 ? rows : 0) : (s > 0 ? share.count(alive(t + 1)) : 0);
+    const BackwardStep<T> step{p, share, panels, t};
+    share.run<T>(step, going_on, panels.panels, 4 * H);
+    const T nothing[kPanel<T>] = {};
+    const int64_t starting = (rows - going_on) * panels.panels;
+    for (int64_t i = starting * share.rank / share.size;
+         i < starting * (share.rank + 1) / share.size; ++i) {
+      step.finish(i % panels.panels, going_on + i / panels.panels, nothing);
+    }
+    if (!p.split_batch) team.barrier->wait();
+  }
+  const BackwardStep<T> before_first{p, share, panels, -1};
+  share.run<T>(before_first, share.count(alive(0)), panels.panels, 4 * H);
+}

@@ -1,0 +1,109 @@
+// The LSTM over a whole sequence, forward.
+// Part of isa_body.h: inside the instruction set's namespace.
+//
+// w_hh is packed once a call into panels of W = kLanes hidden units x 4 gates,
+// [panel][4 / kPanelVectors][k][kPanelVectors][W], so that a product ends with the four gates of
+// its units together, and activation, cell update and output follow while they are in L1. Units
+// past H are zeros.
+
+template <class T>
+struct ForwardStep {
+  const LstmSequenceParams<T>& p;
+  const Share& share;
+  int64_t t;
+
+  int64_t length(int64_t b) const { return p.lengths ? p.lengths[b] : p.steps; }
+  bool is_first(int64_t b) const { return p.reverse ? t + 1 == length(b) : t == 0; }
+  bool is_last(int64_t b) const { return p.reverse ? t == 0 : t + 1 == length(b); }
+
+  const T* h_before(int64_t b) const {
+    if (is_first(b)) return p.h0 + b * p.H;
+    return p.y + ((p.reverse ? t + 1 : t - 1) * p.B + b) * p.H;
+  }
+
+  const T* row(int64_t i) const { return h_before(share.sequence(i)); }
+
+  void multiply(int64_t panel, int64_t k, int64_t depth, int64_t rows, const T* const* h, T** c,
+                bool add) const {
+    constexpr int64_t width = kPanel<T>;
+    const T* packed = p.packed + panel * p.H * kSumVectors * kLanes<T>;
+    for (int part = 0; part < kSumVectors / kPanelVectors; ++part) {
+      T* columns[kBlockRows];
+      for (int64_t r = 0; r < rows; ++r) columns[r] = c[r] + part * width;
+      multiply_tile(rows, depth, h, 1, packed + (part * p.H + k) * width, columns, width, add);
+    }
+  }
+
+  // The units of one panel of row i, from the recurrent part of their pre-activations.
+  void finish(int64_t panel, int64_t i, const T* sums) const {
+    constexpr int W = kLanes<T>;
+    const int64_t b = share.sequence(i), j = panel * W;
+    const int64_t H = p.H, n = H - j, token = t * p.B + b;
+    const T* gates = p.gates + (p.ids ? p.ids[token] : token) * 4 * H + j;
+    const T* c = (is_first(b) ? p.c0 : p.c_n) + b * H + j;
+    const auto s = cell_forward(load(sums) + load_upto(gates, n),
+                                load(sums + W) + load_upto(gates + H, n),
+                                load(sums + 2 * W) + load_upto(gates + 2 * H, n),
+                                load(sums + 3 * W) + load_upto(gates + 3 * H, n),
+                                load_upto(c, n));
+    store_upto(p.c_n + b * H + j, s.c, n);
+    store_upto(p.y + token * H + j, s.h, n);
+    if (is_last(b)) store_upto(p.h_n + b * H + j, s.h, n);
+    if (!p.act) return;
+    T* act = p.act + token * 4 * H + j;
+    store_upto(act, s.i, n);
+    store_upto(act + H, s.f, n);
+    store_upto(act + 2 * H, s.g, n);
+    store_upto(act + 3 * H, s.o, n);
+    store_upto(p.cell + token * H + j, s.c, n);
+  }
+};
+
+// Panels [begin, end) of the packed form of w_hh, [4H, H].
+template <class T>
+void pack_forward(const T* w_hh, T* packed, int64_t H, int64_t begin, int64_t end) {
+  constexpr int W = kLanes<T>;
+  for (int64_t panel = begin; panel < end; ++panel) {
+    const int64_t units = smaller(W, H - panel * W);
+    for (int g = 0; g < 4; ++g) {
+      const T* rows = w_hh + (g * H + panel * W) * H;
+      T* out = packed + (panel * 4 + g / kPanelVectors * kPanelVectors) * W * H;
+      for (int64_t k = 0; k < H; ++k) {
+        T* line = out + (k * kPanelVectors + g % kPanelVectors) * W;
+        for (int64_t u = 0; u < units; ++u) line[u] = rows[u * H + k];
+        for (int64_t u = units; u < W; ++u) line[u] = T(0);
+      }
+    }
+  }
+}
+
+template <class T>
+void lstm_forward(const LstmSequenceParams<T>& p, const Team& team) {
+  const FlushDenormals flush;
+  const int64_t H = p.H, B = p.B, panels = round_up(H, kLanes<T>);
+  const Share share(p.order, p.split_batch, team);
+  pack_forward(p.w_hh, p.packed, H, team.begin(panels), team.end(panels));
+
+  // Rows that no step writes: padding, and the states of empty sequences.
+  for (int64_t b = team.begin(B); (p.lengths || p.steps == 0) && b < team.end(B); ++b) {
+    const int64_t length = p.lengths ? p.lengths[b] : 0;
+    for (int64_t t = length; t < p.steps; ++t) {
+      const int64_t row = t * B + b;
+      __builtin_memset(p.y + row * H, 0, sizeof(T) * H);
+      if (!p.act) continue;
+      __builtin_memset(p.act + row * 4 * H, 0, sizeof(T) * 4 * H);
+      __builtin_memset(p.cell + row * H, 0, sizeof(T) * H);
+    }
+    if (length > 0) continue;
+    __builtin_memcpy(p.h_n + b * H, p.h0 + b * H, sizeof(T) * H);
+    __builtin_memcpy(p.c_n + b * H, p.c0 + b * H, sizeof(T) * H);
+  }
+  team.barrier->wait();
+
+  for (int64_t s = 0; s < p.steps; ++s) {
+    const int64_t t = p.reverse ? p.steps - 1 - s : s;
+    const ForwardStep<T> step{p, share, t};
+    share.run<T>(step, share.count(p.alive ? p.alive[t] : B), panels, H);
+    if (!p.split_batch) team.barrier->wait();
+  }
+}

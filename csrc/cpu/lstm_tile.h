@@ -1,0 +1,97 @@
+// What the forward and the backward sequence kernel share: the order in which a team works through
+// panels and row tiles, and which rows are alive at a step.
+// Part of isa_body.h: inside the instruction set's namespace.
+//
+// Both kernels multiply a few rows (h, or the gate gradients of the step after) with a slice of
+// w_hh's columns packed into gemm.h's panels, and finish each element of the product where it was
+// made. The sum over k goes in blocks of kBlockK: a panel's block stays in L1 while all rows
+// pass, and summing within blocks first keeps the rounding error small. Every output element is
+// the same chain of additions whatever the tile, the team or the neighbouring rows are.
+
+constexpr int64_t kBlockK = 128;
+// Row tiles that pass before the next block of k: bounds the partial sums on the stack.
+constexpr int64_t kGroupTiles = 24;
+// Vectors of partial sums a row: the four gates of a vector of units, or a backward panel.
+constexpr int kSumVectors = 4;
+
+constexpr int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+constexpr int64_t round_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// Rows [0, count) cut into as few tiles as can be, of sizes that differ by at most 1.
+struct Tiles {
+  int64_t count, tiles;
+  explicit Tiles(int64_t rows) : count(rows), tiles(round_up(rows, kBlockRows)) {}
+  int64_t begin(int64_t tile) const { return count * tile / tiles; }
+};
+
+template <class T>
+struct PartialSums {
+  alignas(64) T sums[kGroupTiles * kBlockRows][kSumVectors * kLanes<T>];
+};
+
+// Works through the items [begin, end) of panels x tiles, panel by panel: all blocks of k for a
+// group of tiles, then what follows the product. The step has
+//   row(i)                       address of row i, K elements
+//   multiply(panel, k, n, rows, a, c, add)    c[r] (+)= a[r][k, k + n) @ panel for r < rows
+//   finish(panel, i, sums)       row i's product is complete
+template <class T, class Step>
+void run_items(const Step& step, const Tiles& tiles, int64_t begin, int64_t end, int64_t K) {
+  PartialSums<T> partial;
+  while (begin < end) {
+    const int64_t panel = begin / tiles.tiles;
+    const int64_t tile_begin = begin - panel * tiles.tiles;
+    const int64_t n = smaller(smaller(tiles.tiles - tile_begin, end - begin), kGroupTiles);
+    const int64_t first_row = tiles.begin(tile_begin);
+    for (int64_t k = 0; k < K; k += kBlockK) {
+      const int64_t depth = smaller(kBlockK, K - k);
+      for (int64_t tile = tile_begin; tile < tile_begin + n; ++tile) {
+        const int64_t row = tiles.begin(tile), rows = tiles.begin(tile + 1) - row;
+        const T* a[kBlockRows];
+        T* c[kBlockRows];
+        for (int64_t r = 0; r < rows; ++r) {
+          a[r] = step.row(row + r) + k;
+          c[r] = partial.sums[row + r - first_row];
+        }
+        step.multiply(panel, k, depth, rows, a, c, k > 0);
+        if (k + depth < K) continue;
+        for (int64_t r = 0; r < rows; ++r) step.finish(panel, row + r, c[r]);
+      }
+    }
+    begin += n;
+  }
+}
+
+// The rows that one member works on, and how it shares the panels. Either every member takes
+// every size-th row through all panels and never waits (batch split), or all take all rows and
+// share the items, with a barrier after each step. Rows are counted in `order`, longest first,
+// so that those alive at a step are a prefix of any member's rows.
+struct Share {
+  const int64_t* order;  // [B], or null: as they come
+  int64_t first, stride;
+  int rank, size;  // among those who share this member's items
+
+  Share(const int64_t* order, bool split_batch, const Team& team)
+      : order(order),
+        first(split_batch ? team.rank : 0),
+        stride(split_batch ? team.size : 1),
+        rank(split_batch ? 0 : team.rank),
+        size(split_batch ? 1 : team.size) {}
+
+  // Sequence (index into the batch) of this member's row i.
+  int64_t sequence(int64_t i) const {
+    const int64_t s = first + i * stride;
+    return order ? order[s] : s;
+  }
+  // How many of the first `alive` rows in order are this member's.
+  int64_t count(int64_t alive) const {
+    return alive <= first ? 0 : (alive - first - 1) / stride + 1;
+  }
+
+  template <class T, class Step>
+  void run(const Step& step, int64_t rows, int64_t panels, int64_t K) const {
+    if (rows == 0) return;
+    const Tiles tiles(rows);
+    const int64_t items = panels * tiles.tiles;
+    run_items<T>(step, tiles, items * rank / size, items * (rank + 1) / size, K);
+  }
+};

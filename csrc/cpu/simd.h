@@ -1,0 +1,298 @@
+// Vectors of one instruction set: the compiler's own vector types, so that + - * / and
+// comparisons are plain operators, and the few operations that have none.
+// Part of isa_body.h: inside the instruction set's namespace.
+//
+// Vec<float> and Vec<double> hold kVectorBytes; kLanes<T> elements. Everything here is always
+// inlined. Functions without a remark work for both element types and any argument, and
+// propagate NaN.
+
+#define FASTCHAR_INLINE inline __attribute__((always_inline))
+
+#if defined(FASTCHAR_ISA_AVX512)
+constexpr int kVectorBytes = 64;
+constexpr int kVectorRegisters = 32;
+#elif defined(FASTCHAR_ISA_AVX2)
+constexpr int kVectorBytes = 32;
+constexpr int kVectorRegisters = 16;
+#else
+constexpr int kVectorBytes = 16;
+#if defined(__aarch64__)
+constexpr int kVectorRegisters = 32;
+#else
+constexpr int kVectorRegisters = 16;
+#endif
+#endif
+
+template <class T>
+struct VectorOf {
+  typedef T type __attribute__((vector_size(kVectorBytes)));
+};
+template <class T>
+using Vec = typename VectorOf<T>::type;
+using VecF = Vec<float>;
+using VecD = Vec<double>;
+using VecI = Vec<int32_t>;  // bits and comparison results of a VecF
+using VecL = Vec<int64_t>;  // those of a VecD
+
+template <class T>
+constexpr int kLanes = kVectorBytes / static_cast<int>(sizeof(T));
+
+// --- memory: p needs no alignment ---
+
+template <class T>
+FASTCHAR_INLINE Vec<T> load(const T* p) {
+  Vec<T> v;
+  __builtin_memcpy(&v, p, sizeof(v));
+  return v;
+}
+
+template <class T>
+FASTCHAR_INLINE void store(T* p, Vec<T> v) {
+  __builtin_memcpy(p, &v, sizeof(v));
+}
+
+// The first n lanes, 0 <= n < kLanes; nothing past them is touched, the other lanes are 0.
+#if defined(FASTCHAR_ISA_AVX512)
+FASTCHAR_INLINE VecF load_first(const float* p, int64_t n) {
+  return _mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << n) - 1), p);
+}
+FASTCHAR_INLINE VecD load_first(const double* p, int64_t n) {
+  return _mm512_maskz_loadu_pd(static_cast<__mmask8>((1u << n) - 1), p);
+}
+FASTCHAR_INLINE void store_first(float* p, VecF v, int64_t n) {
+  _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1u << n) - 1), v);
+}
+FASTCHAR_INLINE void store_first(double* p, VecD v, int64_t n) {
+  _mm512_mask_storeu_pd(p, static_cast<__mmask8>((1u << n) - 1), v);
+}
+#elif defined(FASTCHAR_ISA_AVX2)
+FASTCHAR_INLINE __m256i first_lanes(float, int64_t n) {
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(n)),
+                            _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+FASTCHAR_INLINE __m256i first_lanes(double, int64_t n) {
+  return _mm256_cmpgt_epi64(_mm256_set1_epi64x(n), _mm256_setr_epi64x(0, 1, 2, 3));
+}
+FASTCHAR_INLINE VecF load_first(const float* p, int64_t n) {
+  return _mm256_maskload_ps(p, first_lanes(0.f, n));
+}
+FASTCHAR_INLINE VecD load_first(const double* p, int64_t n) {
+  return _mm256_maskload_pd(p, first_lanes(0., n));
+}
+FASTCHAR_INLINE void store_first(float* p, VecF v, int64_t n) {
+  _mm256_maskstore_ps(p, first_lanes(0.f, n), v);
+}
+FASTCHAR_INLINE void store_first(double* p, VecD v, int64_t n) {
+  _mm256_maskstore_pd(p, first_lanes(0., n), v);
+}
+#else
+template <class T>
+FASTCHAR_INLINE Vec<T> load_first(const T* p, int64_t n) {
+  Vec<T> v{};
+  for (int64_t i = 0; i < n; ++i) v[i] = p[i];
+  return v;
+}
+template <class T>
+FASTCHAR_INLINE void store_first(T* p, Vec<T> v, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) p[i] = v[i];
+}
+#endif
+
+// The same for 1 <= n <= kLanes, cheap where n is full.
+template <class T>
+FASTCHAR_INLINE Vec<T> load_upto(const T* p, int64_t n) {
+  return __builtin_expect(n >= kLanes<T>, 1) ? load(p) : load_first(p, n);
+}
+template <class T>
+FASTCHAR_INLINE void store_upto(T* p, Vec<T> v, int64_t n) {
+  if (__builtin_expect(n >= kLanes<T>, 1)) {
+    store(p, v);
+  } else {
+    store_first(p, v, n);
+  }
+}
+
+// --- arithmetic ---
+
+// All lanes x.
+FASTCHAR_INLINE VecF broadcast(float x) {
+#if defined(FASTCHAR_ISA_AVX512)
+  return _mm512_set1_ps(x);
+#elif defined(FASTCHAR_ISA_AVX2)
+  return _mm256_set1_ps(x);
+#else
+  return VecF{x, x, x, x};
+#endif
+}
+FASTCHAR_INLINE VecD broadcast(double x) {
+#if defined(FASTCHAR_ISA_AVX512)
+  return _mm512_set1_pd(x);
+#elif defined(FASTCHAR_ISA_AVX2)
+  return _mm256_set1_pd(x);
+#else
+  return VecD{x, x};
+#endif
+}
+
+// a * b + c: rounded once where the machine has such an instruction.
+#if defined(FASTCHAR_ISA_AVX512)
+FASTCHAR_INLINE VecF fma(VecF a, VecF b, VecF c) { return _mm512_fmadd_ps(a, b, c); }
+FASTCHAR_INLINE VecD fma(VecD a, VecD b, VecD c) { return _mm512_fmadd_pd(a, b, c); }
+#elif defined(FASTCHAR_ISA_AVX2)
+FASTCHAR_INLINE VecF fma(VecF a, VecF b, VecF c) { return _mm256_fmadd_ps(a, b, c); }
+FASTCHAR_INLINE VecD fma(VecD a, VecD b, VecD c) { return _mm256_fmadd_pd(a, b, c); }
+#elif defined(__FP_FAST_FMAF) && defined(__FP_FAST_FMA)
+FASTCHAR_INLINE VecF fma(VecF a, VecF b, VecF c) {
+  for (int i = 0; i < kLanes<float>; ++i) c[i] = __builtin_fmaf(a[i], b[i], c[i]);
+  return c;
+}
+FASTCHAR_INLINE VecD fma(VecD a, VecD b, VecD c) {
+  for (int i = 0; i < kLanes<double>; ++i) c[i] = __builtin_fma(a[i], b[i], c[i]);
+  return c;
+}
+#else
+FASTCHAR_INLINE VecF fma(VecF a, VecF b, VecF c) { return a * b + c; }
+FASTCHAR_INLINE VecD fma(VecD a, VecD b, VecD c) { return a * b + c; }
+#endif
+
+// The bound where x is beyond it, else x: a NaN stays (the instructions return their second
+// operand when one is NaN). The full mask keeps GCC 12 from warning about its own headers.
+#if defined(FASTCHAR_ISA_AVX512)
+FASTCHAR_INLINE VecF at_most(VecF bound, VecF x) { return _mm512_maskz_min_ps(0xffff, bound, x); }
+FASTCHAR_INLINE VecD at_most(VecD bound, VecD x) { return _mm512_maskz_min_pd(0xff, bound, x); }
+FASTCHAR_INLINE VecF at_least(VecF bound, VecF x) { return _mm512_maskz_max_ps(0xffff, bound, x); }
+FASTCHAR_INLINE VecD at_least(VecD bound, VecD x) { return _mm512_maskz_max_pd(0xff, bound, x); }
+#elif defined(FASTCHAR_ISA_AVX2)
+FASTCHAR_INLINE VecF at_most(VecF bound, VecF x) { return _mm256_min_ps(bound, x); }
+FASTCHAR_INLINE VecD at_most(VecD bound, VecD x) { return _mm256_min_pd(bound, x); }
+FASTCHAR_INLINE VecF at_least(VecF bound, VecF x) { return _mm256_max_ps(bound, x); }
+FASTCHAR_INLINE VecD at_least(VecD bound, VecD x) { return _mm256_max_pd(bound, x); }
+#else
+template <class V>
+FASTCHAR_INLINE V at_most(V bound, V x) {
+  return x > bound ? bound : x;
+}
+template <class V>
+FASTCHAR_INLINE V at_least(V bound, V x) {
+  return x < bound ? bound : x;
+}
+#endif
+
+// --- exponentials ---
+
+// Constants of exp for one element type. `magic` is 1.5 * 2^(mantissa bits): adding it rounds
+// to an integer, which then stands in the low bits of the sum. ln2 is split so that n * ln2_hi
+// is exact. Beyond `upper` 2^n is already Inf, below `lower` it would be denormal.
+template <class V>
+struct ExpConstants;
+template <>
+struct ExpConstants<VecF> {
+  using Bits = VecI;
+  static constexpr int mantissa_bits = 23, bias = 127;
+  static constexpr float log2e = 1.44269504088896341f, magic = 12582912.f;
+  static constexpr float ln2_hi = 0.693359375f, ln2_lo = -2.12194440e-4f;
+  static constexpr float lower = -87.3f, upper = 88.8f;
+  static constexpr float tanh_one = 20.f;  // tanh(x) rounds to 1 for 2x from here on
+};
+template <>
+struct ExpConstants<VecD> {
+  using Bits = VecL;
+  static constexpr int mantissa_bits = 52, bias = 1023;
+  static constexpr double log2e = 1.44269504088896340736, magic = 6755399441055744.;
+  static constexpr double ln2_hi = 0.693147180369123816490, ln2_lo = 1.90821492927058770002e-10;
+  static constexpr double lower = -708.3, upper = 709.9;
+  static constexpr double tanh_one = 40.;
+};
+
+// exp(r) - 1 for |r| <= ln(2) / 2. Float: Cephes' minimax coefficients; double: Taylor's, whose
+// remainder there is 4e-18.
+FASTCHAR_INLINE VecF expm1_reduced(VecF r) {
+  VecF q = broadcast(1.9875691500e-4f);
+  q = fma(q, r, broadcast(1.3981999507e-3f));
+  q = fma(q, r, broadcast(8.3334519073e-3f));
+  q = fma(q, r, broadcast(4.1665795894e-2f));
+  q = fma(q, r, broadcast(1.6666665459e-1f));
+  q = fma(q, r, broadcast(5.0000001201e-1f));
+  return fma(q, r * r, r);
+}
+FASTCHAR_INLINE VecD expm1_reduced(VecD r) {
+  constexpr double factorials[] = {6227020800., 479001600., 39916800., 3628800., 362880., 40320.,
+                                   5040.,       720.,       120.,      24.,      6.,      2.};
+  VecD q = broadcast(1. / factorials[0]);
+#pragma GCC unroll 11
+  for (int i = 1; i < 12; ++i) q = fma(q, r, broadcast(1. / factorials[i]));
+  return fma(q, r * r, r);
+}
+
+// exp(x) = scale * (1 + m), with scale a power of two; x in [lower, upper] or NaN.
+template <class V>
+struct ScaledExpm1 {
+  V scale, m;
+};
+template <class V>
+FASTCHAR_INLINE ScaledExpm1<V> scaled_expm1(V x) {
+  using C = ExpConstants<V>;
+  const V shifted = fma(x, broadcast(C::log2e), broadcast(C::magic));
+  const V n = shifted - broadcast(C::magic);
+  const V r = fma(n, broadcast(-C::ln2_lo), fma(n, broadcast(-C::ln2_hi), x));
+  const auto bits = (reinterpret_cast<typename C::Bits>(shifted) + C::bias) << C::mantissa_bits;
+  return {reinterpret_cast<V>(bits), expm1_reduced(r)};
+}
+
+// Max error 1 ULP in the normal range; below it the smallest normal number, above it Inf.
+template <class V>
+FASTCHAR_INLINE V exp(V x) {
+  using C = ExpConstants<V>;
+  const auto e = scaled_expm1(at_most(broadcast(C::upper), at_least(broadcast(C::lower), x)));
+  return fma(e.scale, e.m, e.scale);
+}
+
+// 1 / (1 + exp(-x)). Max error 2 ULP; 0 where the result would be denormal.
+template <class V>
+FASTCHAR_INLINE V sigmoid(V x) {
+  const V one = broadcast(decltype(x[0] + 0)(1));
+  return one / (one + exp(-x));
+}
+
+// (e - 1) / (e + 1) with e = exp(2 |x|), e - 1 without cancellation. Max error 2 ULP.
+template <class V>
+FASTCHAR_INLINE V tanh(V x) {
+  using C = ExpConstants<V>;
+  using Bits = typename C::Bits;
+  const V zero{};
+  const Bits sign = reinterpret_cast<Bits>(x) & reinterpret_cast<Bits>(-zero);
+  const V magnitude = reinterpret_cast<V>(reinterpret_cast<Bits>(x) ^ sign);
+  const auto e = scaled_expm1(at_most(broadcast(C::tanh_one), magnitude + magnitude));
+  const V one = broadcast(decltype(C::magic + 0)(1));
+  const V em1 = fma(e.scale, e.m, e.scale - one);
+  const V result = em1 / (em1 + (one + one));
+  return reinterpret_cast<V>(reinterpret_cast<Bits>(result) ^ sign);
+}
+
+// --- denormals ---
+
+// Flushes denormal inputs and results to zero in this thread while it lives: a decaying gradient
+// must not run a hundred times slower. Nothing to do where the baseline has no such mode.
+class FlushDenormals {
+ public:
+#if defined(__x86_64__)
+  FlushDenormals() : saved_(__builtin_ia32_stmxcsr()) {
+    __builtin_ia32_ldmxcsr(saved_ | 0x8040u);  // FTZ | DAZ
+  }
+  ~FlushDenormals() { __builtin_ia32_ldmxcsr(saved_); }
+
+ private:
+  const unsigned saved_;
+#elif defined(__aarch64__)
+  FlushDenormals() {
+    __asm__ volatile("mrs %0, fpcr" : "=r"(saved_));
+    __asm__ volatile("msr fpcr, %0" ::"r"(saved_ | (uint64_t{1} << 24)));  // FZ
+  }
+  ~FlushDenormals() { __asm__ volatile("msr fpcr, %0" ::"r"(saved_)); }
+
+ private:
+  uint64_t saved_;
+#endif
+  FlushDenormals(const FlushDenormals&) = delete;
+  FlushDenormals& operator=(const FlushDenormals&) = delete;
+};

@@ -1,0 +1,53 @@
+"""``fastchar generate``: text from a language model, as it is drawn."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from fastchar.cli.options import Device, Model, open_char_lm, paragraphs
+from fastchar.training.files import InputError
+
+HELP = "Print text drawn from a language model, character by character."
+
+
+def register(app: typer.Typer) -> None:
+    app.command("generate", help=paragraphs(HELP))(generate)
+
+
+def generate(
+    model: Model,
+    prompt: Annotated[str, typer.Option(help="Text to go on from; printed first.")] = "",
+    length: Annotated[int, typer.Option(min=0, help="Symbols to draw, at most.")] = 500,
+    temperature: Annotated[
+        float, typer.Option(min=0, help="Below 1 plays safe, above 1 dares.")
+    ] = 1.0,
+    top_k: Annotated[int | None, typer.Option(min=1, help="Only the k likeliest symbols.")] = None,
+    top_p: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Only the likeliest symbols that have this probability."),
+    ] = None,
+    stop: Annotated[str | None, typer.Option(help="Stop before this text.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="The same seed draws the same text.", show_default="random")
+    ] = None,
+    device: Device = "auto",
+) -> None:
+    loaded = open_char_lm(model, device)
+    try:
+        pieces = loaded.stream(
+            prompt,
+            length=length,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            stop=stop,
+            seed=seed,
+        )
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    print(prompt, end="", flush=True)
+    for piece in pieces:
+        print(piece, end="", flush=True)
+    print()

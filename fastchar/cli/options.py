@@ -1,0 +1,65 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fastchar.training.files import InputError
+
+if TYPE_CHECKING:
+    from fastchar.models import CharLM, Seq2Seq
+
+Model = Annotated[
+    str,
+    typer.Argument(metavar="MODEL", help="A run folder, or a model folder.", show_default=False),
+]
+Beam = Annotated[int, typer.Option(min=1, help="Width of the beam; 1 is greedy search.")]
+LengthPenalty = Annotated[
+    float,
+    typer.Option(min=0, help="Rank by log-probability / length ** this; 0: by probability."),
+]
+BatchSize = Annotated[int, typer.Option(min=1, help="Words read at a time.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, or auto: cuda if there is one.")]
+
+
+def paragraphs(text: str) -> str:
+    """Help text with a line a paragraph, for the terminal to wrap at its own width."""
+    return re.sub(r"(?<!\n)\n(?!\n)", " ", text.strip())
+
+
+def open_model(path: str, device: str) -> Seq2Seq | CharLM:
+    """The model in ``path``, ready to predict. Raises :class:`InputError`."""
+    import torch
+
+    from fastchar.training.folder import load_model
+
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        place = torch.device(device)
+    except RuntimeError:
+        raise InputError(f"--device: expected auto, cpu or cuda, got {device!r}") from None
+    if place.type == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device: expected a device that is there, got cuda, and torch has none")
+    return load_model(path).to(place)
+
+
+def open_seq2seq(path: str, device: str) -> Seq2Seq:
+    from fastchar.models import Seq2Seq
+
+    model = open_model(path, device)
+    if not isinstance(model, Seq2Seq):
+        raise InputError(f"{path}: expected a seq2seq model, got a {model.model_name} model")
+    return model
+
+
+def open_char_lm(path: str, device: str) -> CharLM:
+    from fastchar.models import CharLM
+
+    model = open_model(path, device)
+    if not isinstance(model, CharLM):
+        raise InputError(f"{path}: expected a char_lm model, got a {model.model_name} model")
+    return model

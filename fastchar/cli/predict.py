@@ -1,0 +1,158 @@
+"""``fastchar predict``: sources in, targets out, in the same order, as soon as they are known."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import queue
+import sys
+import threading
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fastchar.cli.options import BatchSize, Device, LengthPenalty, Model, open_seq2seq, paragraphs
+from fastchar.training.files import InputError, read_lines, write_beside
+
+if TYPE_CHECKING:
+    from typing import TextIO
+
+    from fastchar.models import Hypothesis, Seq2Seq
+
+HELP = """Print the targets of sources, one source a line.
+
+Prints source<TAB>target, with [bold]--n-best[/] several such lines a source, best first: what train
+reads. Blank lines stay blank, so that lines can be counted. What comes in slowly is answered at
+once, what comes in fast in batches.
+"""
+
+
+def register(app: typer.Typer) -> None:
+    app.command("predict", help=paragraphs(HELP))(predict)
+
+
+def predict(
+    model: Model,
+    source: Annotated[
+        str,
+        typer.Argument(metavar="FILE", help="One source a line; - is standard input."),
+    ] = "-",
+    output: Annotated[
+        str | None,
+        typer.Option("--output", "-o", metavar="FILE", help="Write here, not to standard output."),
+    ] = None,
+    n_best: Annotated[int, typer.Option(min=1, help="Targets a source.")] = 1,
+    beam: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Width of the beam; 1 is greedy search.", show_default="5, or N-BEST"
+        ),
+    ] = None,
+    probabilities: Annotated[
+        bool, typer.Option("--probabilities", help="A third column: the target's probability.")
+    ] = False,
+    length_penalty: LengthPenalty = 0.0,
+    batch_size: BatchSize = 256,
+    device: Device = "auto",
+) -> None:
+    beam = max(5, n_best) if beam is None else beam
+    if n_best > beam:
+        raise InputError(f"--n-best: expected at most the beam ({beam}), got {n_best}")
+    loaded = open_seq2seq(model, device)
+
+    def answer(stream: TextIO) -> None:
+        for lines in _with_bar(_batches(source, batch_size), source, output):
+            for line, hypotheses in _predict(loaded, lines, beam, n_best, length_penalty):
+                _print(stream, line, hypotheses, probabilities)
+            stream.flush()
+
+    if output is None:
+        answer(sys.stdout)
+    else:
+        with write_beside(output) as stream:
+            answer(stream)
+
+
+def _batches(source: str, batch_size: int) -> Iterator[list[str]]:
+    """Batches of lines; from standard input of whatever lines are there, at least one, so that
+    nobody who types or pipes slowly waits for a batch to fill."""
+    if source != "-":
+        lines = (line for _, line in read_lines(source))
+        while batch := list(itertools.islice(lines, batch_size)):
+            yield batch
+        return
+    yield from _as_they_come(batch_size)
+
+
+def _as_they_come(batch_size: int) -> Iterator[list[str]]:
+    lines: queue.Queue[str | BaseException | None] = queue.Queue(maxsize=4 * batch_size)
+
+    def read() -> None:
+        try:
+            for _, line in read_lines("-"):
+                lines.put(line)
+            lines.put(None)
+        except BaseException as error:
+            lines.put(error)
+
+    threading.Thread(target=read, daemon=True).start()
+    while True:
+        batch: list[str] = []
+        line = lines.get()
+        while isinstance(line, str):
+            batch.append(line)
+            if len(batch) == batch_size:
+                break
+            try:
+                line = lines.get_nowait()
+            except queue.Empty:
+                break
+        if batch:
+            yield batch
+        if isinstance(line, BaseException):
+            raise line
+        if line is None:
+            return
+
+
+def _with_bar(batches: Iterator[list[str]], source: str, output: str | None) -> Iterator[list[str]]:
+    """A bar on standard error, unless the output itself goes to the terminal."""
+    if source == "-" or (output is None and sys.stdout.isatty()):
+        yield from batches
+        return
+    from fastchar.training.console import make_bar, make_console
+
+    with make_bar(make_console(stderr=True)) as bar:
+        total = sum(1 for _ in read_lines(source)) if not bar.disable else None
+        task = bar.add_task("predicting", total=total)
+        for batch in batches:
+            yield batch
+            bar.advance(task, len(batch))
+
+
+def _predict(
+    model: Seq2Seq, lines: list[str], beam: int, n_best: int, length_penalty: float
+) -> Iterator[tuple[str, list[Hypothesis]]]:
+    words = [line for line in lines if line.strip()]
+    found = iter(
+        model.predict(
+            words,
+            beam=beam,
+            n_best=n_best,
+            length_penalty=length_penalty,
+            batch_size=max(1, len(words)),
+        )
+    )
+    for line in lines:
+        yield line, next(found) if line.strip() else []
+
+
+def _print(stream: TextIO, line: str, hypotheses: list[Hypothesis], probabilities: bool) -> None:
+    if not hypotheses:
+        stream.write("\n")
+    for hypothesis in hypotheses:
+        columns = [line, hypothesis.text]
+        if probabilities:
+            columns.append(f"{math.exp(hypothesis.log_prob):.4g}")
+        stream.write("\t".join(columns) + "\n")

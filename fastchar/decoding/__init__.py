@@ -1,0 +1,7 @@
+"""From a model's distributions to text: search for the best, or sampling."""
+
+from fastchar.decoding.inference import inference
+from fastchar.decoding.sampling import check_sampling, sample
+from fastchar.decoding.search import Found, beam_search, greedy_search
+
+__all__ = ["Found", "beam_search", "check_sampling", "greedy_search", "inference", "sample"]

@@ -1,0 +1,375 @@
+"""The functions behind the modules: the native kernels where they serve, the reference elsewhere.
+
+Names, arguments and results are those of `fastchar.reference`, where the shapes are documented.
+A kernel serves dense CPU tensors of one dtype: float32 and float64 as they are, bfloat16 and
+float16 computed in float32 throughout, cell state included, and rounded once at the end. Anything
+else (functorch transforms, forward-mode AD, tensor subclasses, other devices, mixed dtypes, the
+native library absent) runs on torch operations, and torch's own errors come from there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from fastchar import backend, reference
+from fastchar.reference.cell import State
+from fastchar.reference.layers import (
+    Weights,
+    check_lengths,
+    has_projection,
+    mask_padding,
+    run_layers,
+    zero_state,
+)
+
+if backend.native():
+    from fastchar import ops
+
+__all__ = ["embedding", "embedding_lstm", "linear_cross_entropy", "lstm", "lstm_cell"]
+
+# What a kernel computes in, by the dtype of its arguments.
+_COMPUTE = {
+    torch.float32: torch.float32,
+    torch.float64: torch.float64,
+    torch.bfloat16: torch.float32,
+    torch.float16: torch.float32,
+}
+_DEVICES = ("cpu", "meta")
+Result = tuple[Tensor, Tensor, Tensor]
+
+
+def _transformed(tensors: Sequence[Tensor]) -> bool:
+    """Whether something stands between the tensors and the kernels that only torch's ops respect.
+
+    register_autograd's formulas would give silent zeros under functorch and forward-mode AD.
+    """
+    return (
+        torch._C._are_functorch_transforms_active()
+        or forward_ad._current_level >= 0
+        or not all(_plain(tensor) for tensor in tensors)
+    )
+
+
+def _plain(tensor: Tensor) -> bool:
+    """Whether torch's functions treat it as a Tensor: no subclass with functions of its own."""
+    cls = type(tensor)
+    return (
+        cls is Tensor
+        or cls is torch.nn.Parameter
+        or cls.__torch_function__ is torch._C._disabled_torch_function_impl
+    )
+
+
+def _kernel_dtype(tensors: Sequence[Tensor]) -> torch.dtype | None:
+    """The dtype in which a kernel serves these floating point tensors; None where none does."""
+    if not backend.native() or _transformed(tensors):
+        return None
+    dtype = tensors[0].dtype
+    for tensor in tensors:
+        if tensor.dtype != dtype or tensor.device.type not in _DEVICES:
+            return None
+    return _COMPUTE.get(dtype)
+
+
+def _ids_served(ids: Tensor) -> bool:
+    return ids.dtype in (torch.int64, torch.int32) and ids.device.type in _DEVICES
+
+
+def _index_error(call: Callable[..., Any], *args: Any) -> Any:
+    """call(*args), with an id or target out of range as the IndexError that torch raises.
+
+    The stable ABI has one exception type, so the native ops can only say it in their message.
+    """
+    if torch.compiler.is_compiling():
+        return call(*args)
+    try:
+        return call(*args)
+    except RuntimeError as error:
+        message = str(error)
+        if "expected ids in" in message or "expected targets in" in message:
+            raise IndexError(message.partition("\n")[0]) from None
+        raise
+
+
+def embedding(
+    input: Tensor,
+    weight: Tensor,
+    padding_idx: int | None = None,
+    max_norm: float | None = None,
+    norm_type: float = 2.0,
+    scale_grad_by_freq: bool = False,
+    sparse: bool = False,
+) -> Tensor:
+    """`F.embedding`: ids of any shape, weight [V,E] -> ids.shape + [E].
+
+    IndexError for an id outside 0..V-1, before anything is written. `max_norm` and `sparse` run
+    on torch's own code.
+    """
+    dtype = None
+    if max_norm is None and not sparse and weight.dim() == 2 and _ids_served(input):
+        dtype = _kernel_dtype((weight,))
+    if dtype is None:
+        return reference.embedding(
+            input, weight, padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse
+        )
+    V = weight.shape[0]
+    if padding_idx is None:
+        padding_idx = -1
+    elif not -V <= padding_idx < V:
+        raise AssertionError("Padding_idx must be within num_embeddings")
+    elif padding_idx < 0:
+        padding_idx += V
+    rows = _index_error(ops.embedding, weight.to(dtype), input, padding_idx, scale_grad_by_freq)
+    return rows.to(weight.dtype)
+
+
+def lstm_cell(
+    input: Tensor,
+    hx: State,
+    w_ih: Tensor,
+    w_hh: Tensor,
+    b_ih: Tensor | None = None,
+    b_hh: Tensor | None = None,
+) -> State:
+    """`torch.lstm_cell`: input [B,E], hx two [B,H] -> (h', c') [B,H]."""
+    _check_cell(input, hx, w_ih, w_hh)
+    tensors = [t for t in (input, *hx, w_ih, w_hh, b_ih, b_hh) if t is not None]
+    low = _autocast_dtype(input)
+    if low is not None:
+        result = torch.promote_types(low, hx[1].dtype)
+        with torch.autocast("cpu", enabled=False):
+            x, h, c, *weights = _floats(tensors)
+            h, c = lstm_cell(x, (h, c), *weights)
+        return h.to(result), c.to(result)
+    dtype = _kernel_dtype(tensors)
+    if dtype is None:
+        return reference.lstm_cell(input, hx, w_ih, w_hh, b_ih, b_hh)
+    x, h, c, w_ih, w_hh, *biases = (t.to(dtype) for t in tensors)
+    gates = F.linear(h, w_hh, sum(biases[1:], biases[0]) if biases else None)
+    h, c = ops.lstm_cell(torch.addmm(gates, x, w_ih.t()), c)
+    return h.to(input.dtype), c.to(input.dtype)
+
+
+def _check_cell(x: Tensor, hx: State, w_ih: Tensor, w_hh: Tensor) -> None:
+    """torch.lstm_cell's checks, in its words."""
+    if x.shape[1] != w_ih.shape[1]:
+        raise RuntimeError(
+            f"input has inconsistent input_size: got {x.shape[1]} expected {w_ih.shape[1]}"
+        )
+    for k, state in enumerate(hx):
+        if state.shape[0] != x.shape[0]:
+            raise RuntimeError(
+                f"Input batch size {x.shape[0]} doesn't match hidden{k} batch size {state.shape[0]}"
+            )
+        if state.shape[1] != w_hh.shape[1]:
+            raise RuntimeError(
+                f"hidden{k} has inconsistent hidden_size: got {state.shape[1]}, "
+                f"expected {w_hh.shape[1]}"
+            )
+
+
+def lstm(
+    input: Tensor,
+    hx: State | None,
+    params: Sequence[Tensor],
+    has_biases: bool,
+    num_layers: int,
+    dropout: float,
+    train: bool,
+    bidirectional: bool,
+    batch_first: bool,
+    *,
+    lengths: Tensor | None = None,
+) -> Result:
+    """`torch.lstm` with `lengths`: (output, h_n, c_n); see `reference.lstm`."""
+    stack = (has_biases, num_layers, dropout, train, bidirectional)
+    states = () if hx is None else tuple(hx)
+    low = _autocast_dtype(input)
+    if low is not None:
+        with torch.autocast("cpu", enabled=False):
+            x, *params = _floats([input, *params])
+            hx = _float_state(hx)
+            results = lstm(x, hx, params, *stack, batch_first, lengths=lengths)
+        return _cast(results, low)
+    dtype = _kernel_dtype((input, *params, *states))
+    if dtype is None or has_projection(params, has_biases, num_layers, bidirectional):
+        if lengths is not None or not backend.native() or _transformed((input, *params)):
+            return reference.lstm(input, hx, params, *stack, batch_first, lengths=lengths)
+        B = input.shape[0 if batch_first else 1]
+        hx = zero_state(params, B, num_layers, bidirectional) if hx is None else hx
+        return torch.lstm(input, hx, list(params), *stack, batch_first)
+    x = (input.transpose(0, 1) if batch_first else input).to(dtype).contiguous()
+    if lengths is not None:
+        lengths = check_lengths(lengths, x)
+        x = mask_padding(x, lengths)
+    return _run(None, x, hx, params, stack, batch_first, lengths, dtype)
+
+
+def embedding_lstm(
+    ids: Tensor,
+    weight: Tensor,
+    hx: State | None,
+    params: Sequence[Tensor],
+    has_biases: bool,
+    num_layers: int,
+    dropout: float,
+    train: bool,
+    bidirectional: bool,
+    batch_first: bool,
+    *,
+    padding_idx: int | None = None,
+    lengths: Tensor | None = None,
+) -> Result:
+    """`lstm` of the embedded ids; see `reference.embedding_lstm`.
+
+    With at least as many tokens as symbols, N >= V, layer 0's input projection is folded into the
+    table, P = E W_ih^T + b [V,4H], and the kernel gathers rows of P by id; the usual product of
+    the embedded tokens would cost N/V times more. The fold's gradients are autograd's own.
+    """
+    stack = (has_biases, num_layers, dropout, train, bidirectional)
+    low = _autocast_dtype(weight)
+    if low is not None:
+        with torch.autocast("cpu", enabled=False):
+            table, *params = _floats([weight, *params])
+            hx = _float_state(hx)
+            results = embedding_lstm(
+                ids, table, hx, params, *stack, batch_first,
+                padding_idx=padding_idx, lengths=lengths,
+            )  # fmt: skip
+        return _cast(results, low)
+    by_step = ids.t() if batch_first else ids
+    if lengths is not None:
+        lengths = check_lengths(lengths, by_step)
+    V = weight.shape[0]
+    dtype = _kernel_dtype((weight, *params, *(() if hx is None else hx)))
+    if (
+        dtype is None
+        or not _ids_served(ids)
+        or has_projection(params, has_biases, num_layers, bidirectional)
+        or by_step.numel() < V
+    ):
+        if lengths is not None:
+            by_step = mask_padding(by_step, lengths)
+        x = embedding(by_step, weight, padding_idx)
+        y, h_n, c_n = lstm(x, hx, params, *stack, False, lengths=lengths)
+        return (y.transpose(0, 1) if batch_first else y), h_n, c_n
+    table = weight.to(dtype)
+    if padding_idx is not None:  # its row takes part in everything but its own gradient
+        row = torch.arange(V, device=table.device) == padding_idx % V
+        table = torch.where(row.unsqueeze(1), table.detach(), table)
+    return _run(table, by_step.contiguous(), hx, params, stack, batch_first, lengths, dtype)
+
+
+def _run(
+    table: Tensor | None,
+    x: Tensor,
+    hx: State | None,
+    params: Sequence[Tensor],
+    stack: tuple[bool, int, float, bool, bool],
+    batch_first: bool,
+    lengths: Tensor | None,
+    dtype: torch.dtype,
+) -> Result:
+    """The layers on the kernels: x [T,B,E], or ids [T,B] into `table` [V,E]; computed in dtype."""
+
+    def direction(x: Tensor, weights: Weights, h0: Tensor, c0: Tensor, reverse: bool) -> Result:
+        w_ih, w_hh, b_ih, b_hh, _ = weights
+        bias = None if b_ih is None or b_hh is None else b_ih + b_hh
+        if table is None or x.is_floating_point():
+            gates = F.linear(x, w_ih, bias)
+            return ops.lstm_sequence(gates, None, w_hh, h0, c0, lengths, reverse)
+        folded = F.linear(table, w_ih, bias)
+        return _index_error(ops.lstm_sequence, folded, x, w_hh, h0, c0, lengths, reverse)
+
+    given = params[0].dtype
+    if given != dtype:
+        params = [p.to(dtype) for p in params]
+        hx = None if hx is None else (hx[0].to(dtype), hx[1].to(dtype))
+    y, h_n, c_n = _cast(run_layers(direction, x, hx, params, *stack), given)
+    return (y.transpose(0, 1) if batch_first else y), h_n, c_n
+
+
+def linear_cross_entropy(
+    input: Tensor,
+    linear_weight: Tensor,
+    target: Tensor,
+    *,
+    linear_bias: Tensor | None = None,
+    weight: Tensor | None = None,
+    reduction: str = "mean",
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """Cross entropy of a linear layer's logits, which are never kept: [*,H], [V,H], [*] -> loss.
+
+    `F.linear_cross_entropy` with any number of leading dimensions; `reduction="none"` has the
+    target's shape. See `reference.linear_cross_entropy` for the formula.
+    """
+    tensors = [t for t in (input, linear_weight, linear_bias, weight) if t is not None]
+    low = _autocast_dtype(input)
+    result = input.dtype if low is None else torch.float32
+    dtype = _kernel_dtype(tensors if low is None else _floats(tensors))
+    if (
+        dtype is None
+        or target.dtype != torch.int64
+        or target.device.type not in _DEVICES
+        or reduction not in ("none", "mean", "sum")
+        or not 0 <= label_smoothing <= 1
+        or linear_weight.dim() != 2
+        or input.shape != target.shape + linear_weight.shape[1:]
+        or (weight is not None and weight.requires_grad)
+    ):
+        return reference.linear_cross_entropy(
+            input,
+            linear_weight,
+            target,
+            linear_bias=linear_bias,
+            weight=weight,
+            reduction=reduction,
+            ignore_index=ignore_index,
+            label_smoothing=label_smoothing,
+        )
+    flat = target.reshape(-1)
+    arguments = (
+        input.reshape(flat.shape[0], linear_weight.shape[1]).to(dtype),
+        linear_weight.to(dtype),
+        None if linear_bias is None else linear_bias.to(dtype),
+        flat,
+        None if weight is None else weight.to(dtype),
+        ignore_index,
+        label_smoothing,
+    )
+    if reduction == "none":
+        loss = _index_error(ops.linear_cross_entropy, *arguments).reshape(target.shape)
+    else:
+        loss = _index_error(ops.linear_cross_entropy_reduced, *arguments, reduction == "mean")
+    return loss.to(result)
+
+
+def _autocast_dtype(x: Tensor) -> torch.dtype | None:
+    """Autocast's dtype on the CPU where it is on and applies to x, else None."""
+    if not torch.is_autocast_enabled("cpu") or x.device.type != "cpu" or x.dtype == torch.float64:
+        return None
+    return torch.get_autocast_dtype("cpu")
+
+
+def _floats(tensors: Sequence[Tensor]) -> list[Tensor]:
+    return [t.float() if t.dtype in (torch.bfloat16, torch.float16) else t for t in tensors]
+
+
+def _float_state(hx: State | None) -> State | None:
+    if hx is None:
+        return None
+    h, c = _floats(hx)
+    return h, c
+
+
+def _cast(results: Result, dtype: torch.dtype) -> Result:
+    y, h, c = results
+    return y.to(dtype), h.to(dtype), c.to(dtype)

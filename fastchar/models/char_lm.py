@@ -1,0 +1,165 @@
+"""A distribution over the next symbol of a text, and texts drawn from it.
+
+Shapes: T steps, B streams, V symbols, E embedding, H hidden, L layers. Time-major, [T, B, ...].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastchar import functional
+from fastchar.decoding import check_sampling, inference, sample
+from fastchar.models.pretrained import Pretrained
+from fastchar.nn import EmbeddingLSTM
+from fastchar.text import Vocabulary
+
+State = tuple[Tensor, Tensor]  # h, c, each [L, B, H]
+
+
+class CharLM(Pretrained):
+    """Embedding, LSTM layers, and a linear layer over the next symbol.
+
+    Args:
+        vocabulary: kept with the model.
+        embedding_dim, hidden_size, num_layers: E, H, L.
+        dropout: probability, between the layers and before the output.
+        tie_embeddings: the output layer's weight is the embedding's (Press & Wolf 2017). If E and H
+            differ, a linear layer brings the hidden state to E first.
+    """
+
+    model_name = "char_lm"
+    vocabulary_names = ("vocabulary",)
+
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        *,
+        embedding_dim: int = 128,
+        hidden_size: int = 512,
+        num_layers: int = 1,
+        dropout: float = 0.0,
+        tie_embeddings: bool = False,
+    ) -> None:
+        super().__init__()
+        self.vocabulary = vocabulary
+        self.config: dict[str, Any] = {
+            "embedding_dim": embedding_dim,
+            "hidden_size": hidden_size,
+            "num_layers": num_layers,
+            "dropout": dropout,
+            "tie_embeddings": tie_embeddings,
+        }
+        V, E, H = len(vocabulary), embedding_dim, hidden_size
+        self.rnn = EmbeddingLSTM(V, E, H, num_layers, dropout=dropout if num_layers > 1 else 0.0)
+        self.dropout = nn.Dropout(dropout)
+        self.project = nn.Linear(H, E, bias=False) if tie_embeddings and E != H else nn.Identity()
+        self.output = nn.Linear(E if tie_embeddings else H, V)
+        if tie_embeddings:
+            self.output.weight = self.rnn.embedding.weight  # one parameter under two names
+
+    def forward(
+        self, ids: Tensor, targets: Tensor, state: State | None = None
+    ) -> tuple[Tensor, State]:
+        """The mean loss in nats per target, and the state after the last step.
+
+        ids, targets int64 [T, B], targets[t] being what follows ids[t]; <pad> in targets does not
+        count. `state` is that of the chunk before, or None at the start of a text. The state that
+        comes back is cut from the graph: back-propagation goes no further than the chunk.
+        """
+        hidden, state = self._hidden(ids, state)
+        loss = functional.linear_cross_entropy(
+            hidden.flatten(0, 1),
+            self.output.weight,
+            targets.flatten(),
+            linear_bias=self.output.bias,
+            ignore_index=Vocabulary.pad_id,
+        )
+        return loss, (state[0].detach(), state[1].detach())
+
+    def logits(self, ids: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """ids [T, B] to the logits [T, B, V] of what follows each, and the state after them."""
+        hidden, state = self._hidden(ids, state)
+        return self.output(hidden), state
+
+    def _hidden(self, ids: Tensor, state: State | None) -> tuple[Tensor, State]:
+        output, state = self.rnn(ids, state)  # [T, B, H]
+        return self.project(self.dropout(output)), state
+
+    def generate(self, prompt: str = "", **options: Any) -> str:
+        """The text that `stream` gives with the same options, in one piece."""
+        return "".join(self.stream(prompt, **options))
+
+    def stream(
+        self,
+        prompt: str = "",
+        *,
+        length: int = 500,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int | None = None,
+        stop: str | None = None,
+    ) -> Iterator[str]:
+        """A continuation of `prompt`, without the prompt itself, piece by piece as it is drawn.
+
+        At most `length` symbols; it ends early at <eos>, or before `stop` if the text comes to it.
+        `temperature`, `top_k` and `top_p` as in `fastchar.decoding.sample`; the same `seed` draws
+        the same text. <pad>, <bos> and <unk> are never drawn.
+        """
+        check_sampling(temperature, top_k, top_p)
+        if length < 0:
+            raise ValueError(f"length: expected 0 or more, got {length}")
+        if stop == "":
+            raise ValueError("stop: expected text or None, got ''")
+        generator = torch.Generator()
+        if seed is None:
+            generator.seed()
+        else:
+            generator.manual_seed(seed)
+        symbols = self._draw(
+            self.vocabulary.encode(prompt, bos=True), length, temperature, top_k, top_p, generator
+        )
+        pieces = self.vocabulary.decode_stream(symbols)
+        return pieces if stop is None else _before(stop, pieces)
+
+    def _draw(
+        self,
+        ids: list[int],
+        length: int,
+        temperature: float,
+        top_k: int | None,
+        top_p: float | None,
+        generator: torch.Generator,
+    ) -> Iterator[int]:
+        never = [Vocabulary.pad_id, Vocabulary.bos_id, Vocabulary.unk_id]
+        state: State | None = None
+        for _ in range(length):
+            # Entered for each step, so that what the caller does between them is not touched.
+            with inference(self):
+                chunk = torch.tensor(ids, device=self.output.bias.device).unsqueeze(1)
+                hidden, state = self._hidden(chunk, state)
+                last = self.output(hidden[-1])
+                last[:, never] = float("-inf")
+            drawn = sample(
+                last, temperature=temperature, top_k=top_k, top_p=top_p, generator=generator
+            )
+            ids = drawn.tolist()
+            yield ids[0]
+
+
+def _before(stop: str, pieces: Iterator[str]) -> Iterator[str]:
+    """The pieces up to where `stop` begins; what may yet become `stop` is held back."""
+    held = ""
+    for piece in pieces:
+        held += piece
+        if stop in held:
+            yield held[: held.index(stop)]
+            return
+        ready = max(0, len(held) - len(stop) + 1)
+        yield held[:ready]
+        held = held[ready:]
+    yield held

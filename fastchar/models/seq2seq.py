@@ -1,0 +1,389 @@
+"""Encoder, attention, decoder: text in one alphabet to text in another, symbol by symbol.
+
+Shapes: S source steps, T target steps, B sentences, K hypotheses a sentence (1 in training),
+E embedding, H hidden, L decoder layers, V target symbols. Everything is time-major, [T, B, ...].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastchar import functional
+from fastchar.decoding import Found, beam_search, greedy_search, inference
+from fastchar.models.attention import Attention, Memory, Score
+from fastchar.models.pretrained import Pretrained
+from fastchar.nn import Embedding, EmbeddingLSTM, LSTMCell
+from fastchar.text import Vocabulary, pad
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """One predicted target of a source text."""
+
+    text: str
+    ids: list[int]  # without <bos> and <eos>
+    log_prob: float  # of the ids and <eos> together, in nats
+    score: float  # log_prob with the search's length normalisation
+    attention: Tensor  # [len(ids) + 1, S], each row's sum 1; the last symbol of both sides is <eos>
+
+
+# (h [L, K*B, H], c [L, K*B, H]), and with input feeding the last attentional vector [1, K*B, H].
+DecoderState = tuple[Tensor, ...]
+
+
+class Encoder(nn.Module):
+    """A bidirectional LSTM over the source, and the bridge from its end to the decoder's start."""
+
+    def __init__(
+        self,
+        symbols: int,
+        embedding_dim: int,
+        hidden_size: int,
+        layers: int,
+        decoder_layers: int,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        self.rnn = EmbeddingLSTM(
+            symbols,
+            embedding_dim,
+            hidden_size,
+            layers,
+            bidirectional=True,
+            dropout=dropout if layers > 1 else 0.0,
+        )
+        self.dropout = nn.Dropout(dropout)
+        self.bridge_h = nn.Linear(2 * hidden_size, decoder_layers * hidden_size)
+        self.bridge_c = nn.Linear(2 * hidden_size, decoder_layers * hidden_size)
+        self.decoder_layers = decoder_layers
+
+    def forward(self, ids: Tensor, lengths: Tensor) -> tuple[Tensor, DecoderState]:
+        """ids [S, B], lengths [B] to states [S, B, 2H] and the decoder's h, c, each [L, B, H]."""
+        states, (h, c) = self.rnn(ids, lengths=lengths)  # [S, B, 2H], [2 * layers, B, H] twice
+        last_h = torch.cat([h[-2], h[-1]], dim=-1)  # [B, 2H], where each direction stops
+        last_c = torch.cat([c[-2], c[-1]], dim=-1)
+        start = (
+            self._by_layer(self.bridge_h(last_h).tanh()),
+            self._by_layer(self.bridge_c(last_c)),
+        )
+        return self.dropout(states), start
+
+    def _by_layer(self, x: Tensor) -> Tensor:
+        """[B, L * H] to [L, B, H]."""
+        return torch.stack(x.chunk(self.decoder_layers, dim=-1))
+
+
+class Decoder(nn.Module):
+    """An LSTM over the target so far, then attention: the LSTM never waits for the attention.
+
+    So all T steps of teacher forcing are one sequence call, and attention over all of them is two
+    batched products.
+    """
+
+    def __init__(
+        self,
+        symbols: int,
+        embedding_dim: int,
+        hidden_size: int,
+        layers: int,
+        attention: Attention,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        self.rnn = EmbeddingLSTM(
+            symbols,
+            embedding_dim,
+            hidden_size,
+            layers,
+            dropout=dropout if layers > 1 else 0.0,
+        )
+        self.attention = attention
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self, ids: Tensor, state: DecoderState, memory: Memory, lengths: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, DecoderState]:
+        """ids [T, K*B], hypothesis k of sentence b in column k*B + b, from `state` onwards.
+
+        Returns attentional vectors [T, K*B, H], weights [B, T*K, S] and the state after them.
+        What stands past `lengths` [K*B] costs nothing in the LSTM, and means nothing.
+        """
+        hidden, state = self.rnn(ids, state, lengths=lengths)  # [T, K*B, H]
+        B = memory.mask.shape[0]
+        queries = hidden.view(-1, B, hidden.shape[-1])  # [T*K, B, H]
+        attentional, weights = self.attention(queries, memory)
+        return self.dropout(attentional).view_as(hidden), weights, state
+
+
+class InputFeedingDecoder(nn.Module):
+    """Luong's input feeding: each step's LSTM also reads the attentional vector before it.
+
+    The steps of teacher forcing then wait for each other: a Python loop over cells, several times
+    slower than `Decoder`. Same interface.
+    """
+
+    def __init__(
+        self,
+        symbols: int,
+        embedding_dim: int,
+        hidden_size: int,
+        layers: int,
+        attention: Attention,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        self.embedding = Embedding(symbols, embedding_dim)
+        sizes = [embedding_dim + hidden_size] + [hidden_size] * (layers - 1)
+        self.cells = nn.ModuleList(LSTMCell(size, hidden_size) for size in sizes)
+        self.attention = attention
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self, ids: Tensor, state: DecoderState, memory: Memory, lengths: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, DecoderState]:
+        """As `Decoder.forward`; `lengths` save nothing here."""
+        h, c = list(state[0]), list(state[1])  # L of [K*B, H]
+        B = memory.mask.shape[0]
+        # The first step is fed zeros.
+        fed = state[2][0] if len(state) == 3 else torch.zeros_like(h[0])
+        vectors, weights = [], []
+        for x in self.embedding(ids):  # [K*B, E]
+            below = torch.cat([x, fed], dim=-1)
+            for layer, cell in enumerate(self.cells):
+                if layer > 0:
+                    below = self.dropout(below)
+                h[layer], c[layer] = cell(below, (h[layer], c[layer]))
+                below = h[layer]
+            queries = below.view(-1, B, below.shape[-1])  # [K, B, H]
+            attentional, step_weights = self.attention(queries, memory)
+            fed = self.dropout(attentional).view_as(below)
+            vectors.append(fed)
+            weights.append(step_weights)  # [B, K, S]
+        state = (torch.stack(h), torch.stack(c), fed.unsqueeze(0))
+        return torch.stack(vectors), torch.cat(weights, dim=1), state
+
+
+class Seq2Seq(Pretrained):
+    """Bidirectional LSTM encoder, global attention, LSTM decoder.
+
+    Args:
+        source, target: the vocabularies, kept with the model.
+        embedding_dim: E, of both sides.
+        hidden_size: H, of the decoder and of each direction of the encoder.
+        encoder_layers, decoder_layers: numbers of LSTM layers.
+        attention: the score, `"dot"`, `"general"` (Luong) or `"additive"` (Bahdanau).
+        input_feeding: each decoder step also reads the attentional vector of the step before.
+        dropout: probability, between LSTM layers, on the encoder's states and the attentional
+            vectors.
+        label_smoothing: as `F.cross_entropy` has it; in training mode only, so that the loss of a
+            validation is the plain one.
+
+    A source sentence is its symbols and <eos>, a target one <bos>, its symbols and <eos>:
+    `model.source.encode(text, eos=True)`, `model.target.encode(text, bos=True, eos=True)`, and
+    `fastchar.text.pad` to lay them side by side.
+    """
+
+    model_name = "seq2seq"
+    vocabulary_names = ("source", "target")
+
+    def __init__(
+        self,
+        source: Vocabulary,
+        target: Vocabulary,
+        *,
+        embedding_dim: int = 128,
+        hidden_size: int = 256,
+        encoder_layers: int = 1,
+        decoder_layers: int = 1,
+        attention: Score = "general",
+        input_feeding: bool = False,
+        dropout: float = 0.0,
+        label_smoothing: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.source, self.target = source, target
+        self.config: dict[str, Any] = {
+            "embedding_dim": embedding_dim,
+            "hidden_size": hidden_size,
+            "encoder_layers": encoder_layers,
+            "decoder_layers": decoder_layers,
+            "attention": attention,
+            "input_feeding": input_feeding,
+            "dropout": dropout,
+            "label_smoothing": label_smoothing,
+        }
+        E, H, L = embedding_dim, hidden_size, decoder_layers
+        self.label_smoothing = label_smoothing
+        self.encoder = Encoder(len(source), E, H, encoder_layers, L, dropout)
+        decoder = InputFeedingDecoder if input_feeding else Decoder
+        self.decoder = decoder(len(target), E, H, L, Attention(2 * H, H, attention), dropout)
+        self.output = nn.Linear(H, len(target))
+
+    def forward(self, source_ids: Tensor, source_lengths: Tensor, target_ids: Tensor) -> Tensor:
+        """The mean loss in nats per target symbol, <eos> counted, under teacher forcing.
+
+        source_ids int64 [S, B], source_lengths int64 [B], target_ids int64 [T, B]: <bos>, symbols,
+        <eos>, then <pad>.
+        """
+        inputs, targets = target_ids[:-1], target_ids[1:]
+        vectors, _ = self._force(source_ids, source_lengths, inputs, targets)
+        return functional.linear_cross_entropy(
+            vectors.flatten(0, 1),
+            self.output.weight,
+            targets.flatten(),
+            linear_bias=self.output.bias,
+            ignore_index=Vocabulary.pad_id,
+            label_smoothing=self.label_smoothing if self.training else 0.0,
+        )
+
+    def score(
+        self, source_ids: Tensor, source_lengths: Tensor, target_ids: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Log-probabilities of given targets, and the attention that goes with them.
+
+        Arguments as `forward`, and target_ids may be [T, K*B], target k of sentence b in column
+        k*B + b. Returns nats [K*B] and weights [B, T-1, K, S].
+        """
+        with inference(self):
+            inputs, targets = target_ids[:-1], target_ids[1:]
+            vectors, weights = self._force(source_ids, source_lengths, inputs, targets)
+            loss = functional.linear_cross_entropy(
+                vectors.flatten(0, 1),
+                self.output.weight,
+                targets.flatten(),
+                linear_bias=self.output.bias,
+                ignore_index=Vocabulary.pad_id,
+                reduction="none",
+            )
+            B = source_ids.shape[1]
+            log_prob = -loss.view_as(targets).sum(0)
+            return log_prob, weights.unflatten(1, (inputs.shape[0], targets.shape[1] // B))
+
+    def greedy(
+        self, source_ids: Tensor, source_lengths: Tensor, max_length: int | None = None
+    ) -> tuple[list[list[int]], Tensor]:
+        """The most probable symbol at every step, for each sentence of a batch.
+
+        Returns B id lists without <bos> and <eos>, and log-probabilities [B] in nats, float64 on
+        the CPU. `max_length` symbols at most, by default 3 for each source symbol and 10 more.
+        """
+        with inference(self):
+            memory, state = self._encode(source_ids, source_lengths)
+            limits = self._limits(source_lengths, max_length).to(source_ids.device)
+            return greedy_search(self._step, state, memory, limits)
+
+    def predict(
+        self,
+        texts: Sequence[str],
+        *,
+        beam: int = 1,
+        n_best: int = 1,
+        length_penalty: float = 0.0,
+        max_length: int | None = None,
+        batch_size: int = 256,
+    ) -> list[list[Hypothesis]]:
+        """The `n_best` best targets of each text, best first; symbols never seen count as <unk>.
+
+        Greedy search with `beam` 1, else beam search. Hypotheses are ranked by
+        log_prob / length ** length_penalty, length counting <eos>: 0, the default, ranks by
+        probability, 1 by the mean over symbols, which favours longer ones. `max_length` as in
+        `greedy`. What a text is batched with makes no difference.
+        """
+        if isinstance(texts, str):
+            raise TypeError("texts: expected a sequence of texts, got one str; wrap it in a list")
+        if not 1 <= n_best <= beam:
+            raise ValueError(f"n_best: expected 1 to beam ({beam}), got {n_best}")
+        sources = [self.source.encode(text, eos=True) for text in texts]
+        # Of one length, near enough, in each batch.
+        order = sorted(range(len(texts)), key=lambda i: len(sources[i]))
+        results: list[list[Hypothesis]] = [[] for _ in texts]
+        with inference(self):
+            for start in range(0, len(order), batch_size):
+                chosen = order[start : start + batch_size]
+                batch = [sources[i] for i in chosen]
+                hypotheses = self._predict(batch, beam, n_best, length_penalty, max_length)
+                for i, hypothesis in zip(chosen, hypotheses, strict=True):
+                    results[i] = hypothesis
+        return results
+
+    def _predict(
+        self,
+        sources: list[list[int]],
+        beam: int,
+        n_best: int,
+        length_penalty: float,
+        max_length: int | None,
+    ) -> list[list[Hypothesis]]:
+        ids, lengths = pad(sources, device=self.output.weight.device)
+        memory, state = self._encode(ids, lengths)
+        limits = self._limits(lengths, max_length).to(ids.device)
+        if beam == 1:
+            best, log_probs = greedy_search(self._step, state, memory, limits)
+            found = [
+                [Found(i, p, p / (len(i) + 1) ** length_penalty)]
+                for i, p in zip(best, log_probs.tolist(), strict=True)
+            ]
+        else:
+            found = beam_search(
+                self._step,
+                state,
+                memory,
+                limits,
+                beam=beam,
+                n_best=n_best,
+                length_penalty=length_penalty,
+            )
+        # Attention is that of one more pass over what was found, as one sequence.
+        columns = [
+            [Vocabulary.bos_id, *each[k].ids, Vocabulary.eos_id] if k < len(each) else []
+            for k in range(n_best)
+            for each in found
+        ]
+        _, weights = self.score(ids, lengths, pad(columns, device=ids.device)[0])
+        weights = weights.cpu()  # [B, T, K, S]
+        return [
+            [
+                Hypothesis(
+                    self.target.decode(best.ids),
+                    best.ids,
+                    best.log_prob,
+                    best.score,
+                    weights[b, : len(best.ids) + 1, k, : len(sources[b])].clone(),
+                )
+                for k, best in enumerate(each)
+            ]
+            for b, each in enumerate(found)
+        ]
+
+    def _encode(self, ids: Tensor, lengths: Tensor) -> tuple[Memory, DecoderState]:
+        states, start = self.encoder(ids, lengths)
+        return self.decoder.attention.memory(states, lengths), start
+
+    def _force(
+        self, source_ids: Tensor, source_lengths: Tensor, inputs: Tensor, targets: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Attentional vectors [T, K*B, H] and weights [B, T*K, S] of given inputs [T, K*B]."""
+        memory, state = self._encode(source_ids, source_lengths)
+        repeats = inputs.shape[1] // source_ids.shape[1]
+        state = tuple(s.repeat(1, repeats, 1) for s in state)
+        lengths = (targets != Vocabulary.pad_id).sum(0)
+        vectors, weights, _ = self.decoder(inputs, state, memory, lengths)
+        return vectors, weights
+
+    def _step(
+        self, last: Tensor, state: DecoderState, memory: Memory
+    ) -> tuple[Tensor, DecoderState]:
+        """The step of a search: last symbols [K*B] to log-probabilities [K*B, V] and state."""
+        vectors, _, state = self.decoder(last.unsqueeze(0), state, memory)
+        return self.output(vectors[0]).log_softmax(-1), state
+
+    @staticmethod
+    def _limits(source_lengths: Tensor, max_length: int | None) -> Tensor:
+        if max_length is None:
+            return 3 * source_lengths + 10
+        return torch.full_like(source_lengths, max_length)

@@ -1,0 +1,32 @@
+"""`nn.LSTMCell` on fastchar's kernels."""
+
+import torch
+from torch import Tensor, nn
+
+from fastchar import functional
+
+
+class LSTMCell(nn.LSTMCell):
+    """`nn.LSTMCell`: input [B,E] or [E], hx two of [B,H] or [H] or None, to (h', c') likewise."""
+
+    def forward(
+        self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        if input.dim() not in (1, 2):
+            raise ValueError(f"LSTMCell: Expected input to be 1D or 2D, got {input.dim()}D instead")
+        for k, state in enumerate(hx or ()):
+            if state.dim() not in (1, 2):
+                raise ValueError(
+                    f"LSTMCell: Expected hx[{k}] to be 1D or 2D, got {state.dim()}D instead"
+                )
+        batched = input.dim() == 2
+        x = input if batched else input.unsqueeze(0)
+        if hx is None:
+            zeros = torch.zeros(x.size(0), self.hidden_size, dtype=input.dtype, device=input.device)
+            hx = (zeros, zeros)
+        elif not batched:
+            hx = (hx[0].unsqueeze(0), hx[1].unsqueeze(0))
+        h, c = functional.lstm_cell(
+            x, hx, self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh
+        )
+        return (h, c) if batched else (h.squeeze(0), c.squeeze(0))

@@ -1,0 +1,25 @@
+"""Ragged lists of ids to the padded, time-major tensors that the models read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from fastchar.text.vocabulary import Vocabulary
+
+
+def pad(
+    sequences: Sequence[Sequence[int]], *, device: torch.device | str | None = None
+) -> tuple[Tensor, Tensor]:
+    """Lay B id sequences side by side, <pad> after each end.
+
+    Returns `ids` int64 `[T, B]` on `device`, T the longest length, and `lengths` int64
+    `[B]`, which stay on the CPU, where the kernels read them.
+    """
+    lengths = torch.tensor([len(s) for s in sequences], dtype=torch.int64)
+    longest = max((len(s) for s in sequences), default=0)
+    rows = [[*s, *[Vocabulary.pad_id] * (longest - len(s))] for s in sequences]
+    ids = torch.tensor(rows, dtype=torch.int64).view(len(rows), longest).t().contiguous()
+    return ids.to(device), lengths

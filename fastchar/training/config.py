@@ -1,0 +1,197 @@
+"""Every setting of a training run, once: the command line, YAML files and Python share them."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from fastchar.training.files import InputError
+
+ModelKind = Literal["seq2seq", "char_lm"]
+
+# Defaults that depend on the model; the fields are None until `Config` fills them in.
+DEFAULTS: dict[ModelKind, dict[str, Any]] = {
+    "seq2seq": {
+        "hidden_size": 256,
+        "dropout": 0.2,
+        "label_smoothing": 0.1,
+        "epochs": 12,
+        "batch_size": 64,
+        "learning_rate": 2e-3,
+    },
+    "char_lm": {
+        "hidden_size": 512,
+        "dropout": 0.2,
+        "epochs": 10,
+        "batch_size": 50,
+        "learning_rate": 2e-3,
+    },
+}
+
+
+def _option(
+    default: Any,
+    help: str,
+    panel: str,
+    *,
+    only: ModelKind | None = None,
+    min: float | None = None,
+    max: float | None = None,
+) -> Any:
+    """A field with what the command line wants to know; ``only``: the model that it is for."""
+    metadata = {"help": help, "panel": panel, "only": only, "min": min, "max": max}
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class Config:
+    """What to train on what, and how.
+
+    A default of None is filled in from the model's own, and from the name of the data for ``out``;
+    ``dev`` and ``normalize`` may stay None.
+
+    Raises :class:`InputError` for a setting that the chosen model has no use for.
+    """
+
+    data: str
+    dev: str | None = _option(
+        None,
+        "Held-out file like DATA. Without it: 5 % of the sources, chosen by a hash, or the last "
+        "tenth of a text.",
+        "Data",
+    )
+    out: str = _option(None, "Run folder, by default runs/NAME-OF-DATA.", "Data")
+    source_mode: Literal["chars", "bytes", "separated"] = _option(
+        "chars", "What a symbol is, in sources and in plain text.", "Data"
+    )
+    target_mode: Literal["auto", "chars", "bytes", "separated"] = _option(
+        "auto",
+        "What a symbol is in targets; auto: separated by spaces if that makes few symbols.",
+        "Data",
+        only="seq2seq",
+    )
+    normalize: Literal["NFC", "NFD", "NFKC", "NFKD"] | None = _option(
+        None, "Unicode normal form to bring all text to.", "Data"
+    )
+    model: Literal["seq2seq", "char_lm"] = _option(
+        "seq2seq", "seq2seq for pairs, char_lm for plain text.", "Model"
+    )
+    embedding_dim: int = _option(128, "Size of the character embeddings.", "Model", min=1)
+    hidden_size: int = _option(
+        None, "Units of an LSTM layer (of each direction in the encoder).", "Model", min=1
+    )
+    encoder_layers: int = _option(1, "Layers of the encoder.", "Model", only="seq2seq", min=1)
+    decoder_layers: int = _option(1, "Layers of the decoder.", "Model", only="seq2seq", min=1)
+    num_layers: int = _option(1, "LSTM layers.", "Model", only="char_lm", min=1)
+    attention: Literal["general", "dot", "additive"] = _option(
+        "general", "Attention score.", "Model", only="seq2seq"
+    )
+    input_feeding: bool = _option(
+        False, "Feed the attention's result to the next step (slower).", "Model", only="seq2seq"
+    )
+    tie_embeddings: bool = _option(
+        False, "Output weights are the embedding.", "Model", only="char_lm"
+    )
+    dropout: float = _option(None, "Dropout probability.", "Model", min=0, max=0.99)
+    label_smoothing: float = _option(
+        None, "Share of the target spread evenly.", "Model", only="seq2seq", min=0, max=0.99
+    )
+    epochs: int = _option(None, "Passes over the data, at most.", "Training", min=1)
+    batch_size: int = _option(None, "Pairs or streams of text a step.", "Training", min=1)
+    chunk: int = _option(
+        128, "Characters that gradients flow back through.", "Training", only="char_lm", min=1
+    )
+    learning_rate: float = _option(None, "The highest (Adam).", "Training", min=0)
+    schedule: Literal["cosine", "linear", "constant", "plateau"] = _option(
+        "cosine",
+        "After the warm-up: fall to 0 (cosine, linear), stay, or halve on a plateau.",
+        "Training",
+    )
+    warmup: int = _option(
+        200, "Steps of linear warm-up, a tenth of all steps at most.", "Training", min=0
+    )
+    clip: float = _option(1.0, "Largest norm of a gradient.", "Training", min=0)
+    patience: int = _option(
+        0, "Stop after so many epochs without a better one; 0: never.", "Training", min=0
+    )
+    dev_words: int = _option(
+        2000,
+        "Held-out words read after each epoch; 0: all. The end reads all.",
+        "Training",
+        only="seq2seq",
+        min=0,
+    )
+    seed: int = _option(1, "Decides everything that is random.", "Training", min=0)
+    device: Literal["auto", "cpu", "cuda"] = _option("auto", "Where to train.", "Training")
+    tensorboard: bool = _option(False, "Write TensorBoard logs too.", "Training")
+
+    def __post_init__(self) -> None:
+        for name, value in DEFAULTS[self.model].items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
+        if self.out is None:
+            stem = "stdin" if self.data == "-" else Path(self.data).name.split(".")[0]
+            object.__setattr__(self, "out", str(Path("runs") / stem))
+        for f in dataclasses.fields(self):
+            only = f.metadata.get("only")
+            if only not in (None, self.model) and getattr(self, f.name) != f.default:
+                raise InputError(f"{f.name}: expected with model {only}, got model {self.model}")
+
+    def model_options(self) -> dict[str, Any]:
+        """The keyword arguments of the model's constructor."""
+        names = ["embedding_dim", "hidden_size", "dropout"]
+        if self.model == "seq2seq":
+            names += ["encoder_layers", "decoder_layers", "attention", "input_feeding"]
+            names += ["label_smoothing"]
+        else:
+            names += ["num_layers", "tie_embeddings"]
+        return {name: getattr(self, name) for name in names}
+
+    def used(self) -> dict[str, Any]:
+        """The settings that count for this model, as :func:`save_config` writes them."""
+        return {
+            f.name: getattr(self, f.name)
+            for f in dataclasses.fields(self)
+            if f.metadata.get("only") in (None, self.model)
+        }
+
+
+def read_yaml(path: str) -> dict[str, Any]:
+    """The settings in a YAML file, names with ``-`` or ``_``. Raises :class:`InputError`."""
+    import yaml
+
+    from fastchar.training.files import read_text
+
+    try:
+        values = yaml.safe_load(read_text(path))
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or "something else"
+        raise InputError(f"{path}{line}: expected YAML, got: {problem}") from None
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: expected 'name: value' lines, got {type(values).__name__}")
+    known = [f.name for f in dataclasses.fields(Config)]
+    settings = {str(name).replace("-", "_"): value for name, value in values.items()}
+    for name in settings:
+        if name not in known:
+            import difflib
+
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f" (did you mean {near[0]}?)" if near else ""
+            raise InputError(f"{path}: expected a setting of train, got {name!r}{hint}")
+    return settings
+
+
+def save_config(config: Config, path: Path, **more: Any) -> None:
+    """Write the settings that count, and ``more``, as YAML that :func:`read_yaml` understands."""
+    import yaml
+
+    from fastchar.training.files import write_beside
+
+    with write_beside(path) as stream:
+        for name, value in more.items():
+            stream.write(f"# {name}: {value}\n")
+        yaml.safe_dump(config.used(), stream, sort_keys=False)

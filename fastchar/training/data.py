@@ -1,0 +1,180 @@
+"""What the models learn from, read, split, encoded and handed to Lightning as loaders."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningDataModule
+
+from fastchar.text import Vocabulary
+from fastchar.training.batches import Loader, PairLoader, Ragged, TextLoader
+from fastchar.training.config import Config
+from fastchar.training.files import (
+    InputError,
+    Pair,
+    name_of,
+    read_pairs,
+    read_text,
+    write_beside,
+)
+from fastchar.training.splits import references_of, split_by_source
+
+# As many symbols as the kernels are made for: more tell that targets are sentences of words.
+MOST_SEPARATED = 512
+
+
+class _Data(LightningDataModule):
+    """Loaders whose position travels in the checkpoint, tied to the data they were made of."""
+
+    fingerprint: int
+    train: Any  # a Loader
+    dev: Any
+
+    def train_dataloader(self) -> Loader:
+        return self.train
+
+    def val_dataloader(self) -> Loader:
+        return self.dev
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"train": self.train.state_dict(), "fingerprint": self.fingerprint}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.train.load_state_dict(state_dict["train"])
+
+
+class PairData(_Data):
+    """Pairs to train on, and held-out sources with all of their references.
+
+    ``dev_words`` bounds the sources that :attr:`dev` reads; each is paired with its first
+    reference, for the loss, and :attr:`dev_references` has all, for the error rates.
+    """
+
+    def __init__(
+        self,
+        train: Sequence[Pair],
+        dev: Sequence[Pair],
+        source: Vocabulary,
+        target: Vocabulary,
+        *,
+        batch_size: int,
+        seed: int,
+        dev_words: int = 0,
+    ) -> None:
+        super().__init__()
+        self.source, self.target = source, target
+        self.references = references_of(dev)
+        words = list(self.references)
+        if 0 < dev_words < len(words):
+            chosen = torch.randperm(len(words), generator=torch.Generator().manual_seed(seed))[
+                :dev_words
+            ]
+            words = [words[i] for i in chosen.sort().values.tolist()]
+        self.dev_references = [[target.split(r) for r in self.references[word]] for word in words]
+        first = [(word, self.references[word][0]) for word in words]
+        self.train = PairLoader(*self._encode(train), batch_size, seed=seed)
+        self.dev = PairLoader(*self._encode(first), max(batch_size, 256), seed=None)
+        self.fingerprint = zlib.crc32(repr(train).encode())
+
+    def _encode(self, pairs: Sequence[Pair]) -> tuple[Ragged, Ragged]:
+        return (
+            Ragged([self.source.encode(s, eos=True) for s, _ in pairs]),
+            Ragged([self.target.encode(t, bos=True, eos=True) for _, t in pairs]),
+        )
+
+
+class TextData(_Data):
+    """A text to train on and a held-out one, as streams."""
+
+    def __init__(
+        self, train: str, dev: str, vocabulary: Vocabulary, *, batch_size: int, chunk: int
+    ) -> None:
+        super().__init__()
+        self.vocabulary = vocabulary
+        self.train = TextLoader(self._encode(train), batch_size, chunk)
+        dev_ids = self._encode(dev)
+        # As few streams as fill whole chunks: each begins without knowing what came before it.
+        streams = min(batch_size, max(1, dev_ids.numel() // (4 * chunk)))
+        self.dev = TextLoader(dev_ids, streams, chunk)
+        self.fingerprint = zlib.crc32(train.encode())
+
+    def _encode(self, text: str) -> torch.Tensor:
+        return torch.tensor(self.vocabulary.encode(text), dtype=torch.int64)
+
+
+def vocabularies(pairs: Sequence[Pair], config: Config) -> tuple[Vocabulary, Vocabulary]:
+    """The vocabularies of sources and targets, by the modes that ``config`` names."""
+    mode = config.target_mode
+    if mode == "auto":
+        symbols = {symbol for _, target in pairs for symbol in target.split(" ")}
+        several = sum(" " in target.strip(" ") for _, target in pairs)
+        separated = 2 * several > len(pairs) and len(symbols) <= MOST_SEPARATED
+        mode = "separated" if separated else "chars"
+    return (
+        Vocabulary.build(
+            (s for s, _ in pairs), mode=config.source_mode, normalize=config.normalize
+        ),
+        Vocabulary.build((t for _, t in pairs), mode=mode, normalize=config.normalize),
+    )
+
+
+def read_data(config: Config) -> list[Pair] | str:
+    """The file ``config.data``: pairs or text. Raises :class:`InputError`."""
+    return read_pairs(config.data) if config.model == "seq2seq" else read_text(config.data)
+
+
+def make_data(config: Config, content: list[Pair] | str) -> PairData | TextData:
+    """What :func:`read_data` read, with its held-out part, encoded. Raises :class:`InputError`."""
+    if isinstance(content, str):
+        return _text_data(config, content)
+    train, dev = _hold_out(config, content)
+    return PairData(
+        train,
+        dev,
+        *vocabularies(train, config),
+        batch_size=config.batch_size,
+        seed=config.seed,
+        dev_words=config.dev_words,
+    )
+
+
+def _hold_out(config: Config, pairs: list[Pair]) -> tuple[list[Pair], list[Pair]]:
+    if config.dev is not None:
+        return pairs, read_pairs(config.dev)
+    train, dev = split_by_source(pairs, (95, 5), salt="held out")
+    if not train or not dev:
+        raise InputError(
+            f"{name_of(config.data)}: expected enough sources to hold out 5 %, "
+            f"got {len(references_of(pairs))}; give held-out pairs with --dev"
+        )
+    return train, dev
+
+
+def _text_data(config: Config, text: str) -> TextData:
+    if config.dev is not None:
+        train, dev = text, read_text(config.dev)
+    else:
+        cut = len(text) - len(text) // 10
+        train, dev = text[:cut], text[cut:]
+    vocabulary = Vocabulary.build([train], mode=config.source_mode, normalize=config.normalize)
+    # Every stream needs two symbols: one to read and one to predict.
+    for part, path, what, least in (
+        (train, config.data, "training", 2 * config.batch_size),
+        (dev, config.dev or config.data, "held-out", 2),
+    ):
+        if (got := len(vocabulary.split(part))) < least:
+            raise InputError(f"{name_of(path)}: expected {least} {what} symbols or more, got {got}")
+    return TextData(train, dev, vocabulary, batch_size=config.batch_size, chunk=config.chunk)
+
+
+def write_data(content: list[Pair] | str, path: Path) -> None:
+    """Write what :func:`read_data` read so that it reads it again."""
+    with write_beside(path) as stream:
+        if isinstance(content, str):
+            stream.write(content)
+        else:
+            stream.writelines(f"{source}\t{target}\n" for source, target in content)

@@ -1,0 +1,195 @@
+"""One training run from a configuration to a run folder, and on from where it was stopped."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch.callbacks import Callback, EarlyStopping
+from rich.console import Console
+
+from fastchar.models import CharLM, Seq2Seq
+from fastchar.training.callbacks import Bar, Interrupted, KeepRun, signals_caught
+from fastchar.training.config import Config, read_yaml, save_config
+from fastchar.training.console import Say, clock, make_console
+from fastchar.training.data import PairData, TextData, make_data, read_data, write_data
+from fastchar.training.files import InputError
+from fastchar.training.folder import RunFolder, load_model
+from fastchar.training.report import write_report
+from fastchar.training.schedules import Schedule
+from fastchar.training.tasks import CharLMTask, Seq2SeqTask, Task
+from fastchar.version import __version__
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run that came to its end: the best model, in evaluation mode, and its data."""
+
+    folder: RunFolder
+    model: Seq2Seq | CharLM
+    data: PairData | TextData
+
+
+def train(config: Config, console: Console | None = None) -> Finished:
+    """Train as ``config`` says, into the new run folder ``config.out``.
+
+    Raises :class:`InputError` before anything is written, and :class:`Interrupted` after Ctrl-C,
+    when the folder is ready for :func:`resume`.
+    """
+    content = read_data(config)
+    data = make_data(config, content)
+    folder = RunFolder(config.out)
+    folder.create()
+    if config.data == "-":
+        name = "stdin.txt.gz" if isinstance(content, str) else "stdin.tsv.gz"
+        write_data(content, folder.path / name)
+        config = dataclasses.replace(config, data=str(folder.path / name))
+    save_config(config, folder.config, fastchar=__version__, torch=torch.__version__)
+    return _run(config, data, folder, console or make_console(), None)
+
+
+def resume(path: str | Path, console: Console | None = None) -> Finished:
+    """Go on with the run in folder ``path`` from its last checkpoint, or from the beginning if it
+    has none yet: the same bits as if it had never stopped. A run that has ended stays as it is.
+
+    Raises as :func:`train` does, and :class:`InputError` if the training data is not the same.
+    """
+    folder = RunFolder(path)
+    if not folder.config.is_file():
+        raise InputError(f"{path}: expected a run folder with config.yaml, got none")
+    config = Config(**{**read_yaml(str(folder.config)), "out": str(path)})
+    data = make_data(config, read_data(config))
+    last = _last_state(folder)
+    if last is not None:
+        if last[type(data).__name__]["fingerprint"] != data.fingerprint:
+            raise InputError(
+                f"{config.data}: expected the training data that {path} began with, got other"
+            )
+        folder.forget_after(int(last["fastchar"]["record"].get("epoch", 0)))
+    return _run(config, data, folder, console or make_console(), last)
+
+
+def _last_state(folder: RunFolder) -> dict[str, Any] | None:
+    return torch.load(folder.last, weights_only=True) if folder.last.is_file() else None
+
+
+def _run(
+    config: Config,
+    data: PairData | TextData,
+    folder: RunFolder,
+    console: Console,
+    last: dict[str, Any] | None,
+) -> Finished:
+    """Train, unless the run in ``folder`` has ended, from its ``last`` state if there is one."""
+
+    def say(line: str) -> None:
+        console.print(line)
+        folder.append_log(line)
+
+    if last is not None and last["callbacks"][KeepRun.__name__]["ended"]:
+        say(f"{folder.path}: this run has ended already")
+    else:
+        _fit(config, data, folder, console, say, resumed=last is not None)
+    model = load_model(folder.path)
+    write_report(model, data, folder, say, console)
+    return Finished(folder, model, data)
+
+
+def _fit(
+    config: Config,
+    data: PairData | TextData,
+    folder: RunFolder,
+    console: Console,
+    say: Say,
+    *,
+    resumed: bool,
+) -> None:
+    _quiet()
+    # Before the model is made: the seed decides its initial weights, and dropout.
+    seed_everything(config.seed, verbose=False)
+    task = _make_task(config, data)
+    parameters = sum(p.numel() for p in task.model.parameters())
+    say(f"{'resuming' if resumed else 'training'} {folder.path}  ({parameters:,} parameters)")
+    say(_describe(data))
+    started = time.perf_counter()
+    with signals_caught(say) as request:
+        callbacks: list[Callback] = [Bar(console), KeepRun(folder, request, say)]
+        if config.patience:
+            callbacks.append(_early_stopping(task, config.patience))
+        trainer = _make_trainer(config, folder, callbacks)
+        try:
+            trainer.fit(
+                task, datamodule=data, ckpt_path=folder.last if resumed else None, weights_only=True
+            )
+        except Interrupted:
+            say(f"stopped; go on with: fastchar train --resume {folder.path}")
+            raise
+    say(f"trained in {clock(time.perf_counter() - started)}; the best model is in {folder.model}")
+
+
+def _make_task(config: Config, data: PairData | TextData) -> Task:
+    total = config.epochs * len(data.train)
+    schedule = Schedule(
+        config.schedule,
+        peak=config.learning_rate,
+        warmup=min(config.warmup, total // 10),
+        total=total,
+    )
+    options = config.model_options()
+    if isinstance(data, PairData):
+        model = Seq2Seq(data.source, data.target, **options)
+        return Seq2SeqTask(model, schedule, data.dev_references)
+    return CharLMTask(CharLM(data.vocabulary, **options), schedule)
+
+
+def _early_stopping(task: Task, patience: int) -> EarlyStopping:
+    return EarlyStopping(
+        task.monitor, patience=patience, mode="min", check_on_train_epoch_end=False
+    )
+
+
+def _make_trainer(config: Config, folder: RunFolder, callbacks: list[Callback]) -> Trainer:
+    logger: Any = False
+    if config.tensorboard:
+        from lightning.pytorch.loggers import TensorBoardLogger
+
+        logger = TensorBoardLogger(str(folder.path), name="tensorboard", version="")
+    return Trainer(
+        accelerator=config.device if config.device != "cuda" else "gpu",
+        devices=1,
+        max_epochs=config.epochs,
+        gradient_clip_val=config.clip or None,
+        callbacks=callbacks,
+        logger=logger,
+        enable_checkpointing=True,
+        enable_model_summary=False,
+        enable_progress_bar=False,
+        num_sanity_val_steps=0,
+        default_root_dir=str(folder.path),
+    )
+
+
+def _quiet() -> None:
+    """Lightning's announcements, tips and advice for loaders that it does not know."""
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning")
+
+
+def _describe(data: PairData | TextData) -> str:
+    if isinstance(data, TextData):
+        return (
+            f"{data.train.ids.numel():,} characters to train on, {data.dev.ids.numel():,} held "
+            f"out, {len(data.vocabulary)} symbols"
+        )
+    return (
+        f"{len(data.train.source):,} pairs to train on, {len(data.references):,} words held out, "
+        f"{len(data.source)} source and {len(data.target)} target symbols ({data.target.mode})"
+    )

@@ -1,0 +1,68 @@
+"""What every test shares: which backend runs, the instruction sets, NaN-poisoned allocations."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+
+import fastchar
+
+settings.register_profile(
+    "fastchar",
+    deadline=None,
+    derandomize=True,  # the same sample every run: a red test stays red
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    max_examples=20,
+)
+settings.load_profile("fastchar")
+
+BACKENDS = fastchar.backends()
+NATIVE = BACKENDS["backend"] == "native"
+ISAS = BACKENDS["cpu"]["available"] if NATIVE else ["reference"]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "native: needs the native library")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if NATIVE:
+        return
+    skip = pytest.mark.skip(reason=f"native library: {BACKENDS['reason']}")
+    for item in items:
+        if item.get_closest_marker("native"):
+            item.add_marker(skip)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    terminalreporter.write_line(f"fastchar ran on: {BACKENDS}")
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(params=ISAS)
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Runs the test once with each instruction set that this machine has."""
+    if not NATIVE:
+        yield request.param
+        return
+    from fastchar import _C
+
+    before = _C.isa()
+    _C.set_isa(request.param)
+    yield request.param
+    _C.set_isa(before)
+
+
+@pytest.fixture
+def poisoned() -> Iterator[None]:
+    """Fresh tensors hold NaN until they are written, so that reading one of them shows."""
+    torch.use_deterministic_algorithms(True)
+    assert torch.utils.deterministic.fill_uninitialized_memory
+    assert torch.empty(3).isnan().all()
+    yield
+    torch.use_deterministic_algorithms(False)

@@ -1,0 +1,291 @@
+"""The benchmark is honest: equal jobs, interleaved, and a report that says what was measured."""
+
+import json
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from benchmarks import grids, pronunciations, report, tables
+from benchmarks.groups import OURS, Group, all_groups
+from benchmarks.interleave import (
+    Case,
+    Contestant,
+    Spread,
+    Timing,
+    buffers_beyond_cache,
+    measure,
+    order_of_round,
+)
+from benchmarks.roofline import Roof, Work
+from benchmarks.run import main as run_benchmarks
+from benchmarks.run import rounded
+from benchmarks.twin import Twin, batches, collate, twin_name
+from fastchar import Seq2Seq, demo
+
+# A point small enough that every group runs in a moment.
+TINY: dict[str, grids.Point] = {
+    "embedding_gather": {"V": 64, "E": 16, "N": 100},
+    "embedding_gradient": {"V": 64, "E": 16, "N": 100},
+    "lstm_training": {"H": 13, "E": 8, "B": 3, "T": 7},
+    "lstm_inference": {"H": 13, "E": 8, "B": 3, "T": 7},
+    "lstm_ragged": {"H": 13, "E": 8, "B": 6, "T": 8, "L": 2, "bidirectional": 1},
+    "lstm_cell_loop": {"H": 13, "E": 8, "B": 3, "T": 7},
+    "linear_cross_entropy": {"V": 17, "H": 13, "N": 100},
+    "seq2seq_training": {"H": 16, "B": 8},
+}
+# What a contestant is there for, if not for the same result as ours.
+DIFFERENT_JOB = {"fill", "sum", "sum over tokens", "padded"}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_words() -> Iterator[None]:
+    """One entry of the dictionary in 200: encoding all of them takes seconds."""
+    chosen = demo.dictionary()[::200]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(demo, "dictionary", lambda: chosen)
+        pronunciations.pronunciations.cache_clear()
+        yield
+    pronunciations.pronunciations.cache_clear()
+
+
+def results_of(contestant: Contestant) -> list[Tensor]:
+    """What one forward and backward of a contestant compute: the output, then the gradients."""
+    for parameter in contestant.parameters:
+        parameter.grad = None
+    output = contestant.forward(0)
+    returned = None if contestant.backward is None else contestant.backward(output, 0)
+    found = [t for t in (output, returned) if isinstance(t, Tensor)]
+    found += [p.grad for p in contestant.parameters if p.grad is not None]
+    return found or list(output[:1])
+
+
+@pytest.mark.parametrize("group", all_groups().values(), ids=lambda group: group.name)
+def test_contestants_do_the_same_job(group: Group) -> None:
+    """Every contestant of a group returns the same output and the same gradients, so that a ratio
+    of their times compares like with like."""
+    torch.manual_seed(0)
+    case = group.build(TINY[group.name])
+    assert tuple(c.name for c in case.contestants) == group.contestants
+    peers = {c.name: results_of(c) for c in case.contestants if c.name not in DIFFERENT_JOB}
+    ours = peers.pop(OURS)
+    assert peers
+    for found in peers.values():
+        for tensor in found:  # some leave a gradient out, and the order is each one's own
+            assert any(
+                own.shape == tensor.shape and torch.allclose(own, tensor, rtol=1e-4, atol=1e-5)
+                for own in ours
+            )
+
+
+def test_every_group_has_both_grids() -> None:
+    """Both grids name the same axes at every point, and the full one is the larger."""
+    assert set(grids.GRIDS) == set(all_groups()) == set(TINY)
+    for name, grid in grids.GRIDS.items():
+        assert {tuple(p) for points in grid.values() for p in points} == {tuple(TINY[name])}
+        assert len(grid["full"]) > len(grid["quick"])
+
+
+def test_twin_equals_seq2seq() -> None:
+    """The plain-torch twin has Seq2Seq's parameters, loss and gradients on real words."""
+    pairs, source, target = pronunciations.pronunciations()
+    torch.manual_seed(0)
+    ours = Seq2Seq(source, target, embedding_dim=16, hidden_size=24).double()
+    twin = Twin(len(source), len(target), 16, 24).double()
+    twin.load_seq2seq(ours.state_dict())
+    batch = collate(pairs[i] for i in range(0, 600, 100))
+    losses = [model(*batch) for model in (ours, twin)]
+    torch.testing.assert_close(losses[0], losses[1], rtol=1e-10, atol=0)
+    for loss in losses:
+        loss.backward()
+    theirs = dict(twin.named_parameters())
+    assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in theirs.values())
+    for name, parameter in ours.named_parameters():
+        torch.testing.assert_close(parameter.grad, theirs[twin_name(name)].grad)
+
+
+def test_batches_hold_every_word_once() -> None:
+    """Bucketed or not, an epoch has every pair once; bucketed ones are alike in length."""
+    lengths = torch.randint(1, 30, (1000,)).tolist()
+    pairs = [(torch.zeros(length), torch.zeros(length)) for length in lengths]
+    spreads = {}
+    for bucketed in (True, False):
+        epoch = batches(pairs, 64, bucketed=bucketed)
+        assert sorted(i for batch in epoch for i in batch) == list(range(1000))
+        cuts = [[lengths[i] for i in batch] for batch in epoch]
+        spreads[bucketed] = sum(max(cut) - min(cut) for cut in cuts) / len(cuts)
+    assert spreads[True] < spreads[False] / 4
+
+
+def test_rounds_are_interleaved() -> None:
+    """Within a round each contestant runs once; over the rounds each one runs in every place."""
+    calls: list[str] = []
+
+    def contestant(name: str) -> Contestant:
+        return Contestant(name, lambda _: calls.append(name))
+
+    timing = measure(
+        Case([contestant(name) for name in "abc"]), budget=0, least_rounds=12, least_sample=0
+    )
+    assert timing.rounds == 12
+    played = calls[-36:]
+    rounds = [played[start : start + 3] for start in range(0, 36, 3)]
+    assert all(sorted(names) == list("abc") for names in rounds)
+    assert all({names[place] for names in rounds} == set("abc") for place in range(3))
+    assert [order_of_round(3, i) for i in range(3)] == [[0, 1, 2], [2, 1, 0], [1, 2, 0]]
+
+
+def test_contestants_never_share_a_warm_buffer() -> None:
+    """Consecutive calls use different buffers, and every contestant comes by all of them."""
+    used: list[tuple[str, int]] = []
+
+    def contestant(name: str) -> Contestant:
+        return Contestant(name, lambda i: used.append((name, i)))
+
+    measure(
+        Case([contestant("a"), contestant("b")], buffers=4),
+        budget=0,
+        least_rounds=8,
+        least_sample=0,
+    )
+    assert {i for name, i in used if name == "a"} == set(range(4))
+    assert all(one[1] != two[1] for one, two in pairwise(used))
+    assert buffers_beyond_cache(1000, 4000) == 8
+    assert buffers_beyond_cache(10**9, 4000) == 1
+
+
+def test_ratio_is_taken_within_rounds() -> None:
+    """A drift that slows both contestants alike leaves their ratio as it is."""
+    samples = {"a": {"step": [1.0, 30.0, 5.0]}, "b": {"step": [2.0, 60.0, 10.0]}}
+    assert Timing(samples).ratio("b", "a", "step") == Spread(2.0, 2.0, 2.0)
+
+
+def test_roof() -> None:
+    """A time is compared with the roof that bounds it: compute or memory, whichever is slower."""
+    roof = Roof(flops_per_second=100.0, bytes_per_second=10.0)
+    position = roof.position(Work(flops=50.0, bytes=1.0), seconds=1.0)
+    assert position["bound"] == "compute"
+    assert position["share"] == pytest.approx(0.5)
+    position = roof.position(Work(flops=50.0, bytes=8.0), seconds=1.0)
+    assert position["bound"] == "memory"
+    assert position["share"] == pytest.approx(0.8)
+
+
+@pytest.fixture
+def measured() -> tables.Result:
+    """A result of two points, as `benchmarks.run` writes them; ours is 2 and 8 times faster than
+    the faster of two baselines, which is another one at each point."""
+
+    def spread(value: float) -> dict[str, float]:
+        return {"median": value, "q1": 0.9 * value, "q3": 1.1 * value}
+
+    def entry(size: int, slow: float, quick: float, ours: float) -> dict[str, object]:
+        seconds = {"slow": slow, "quick": quick, "fastchar": ours}
+        return {
+            "point": {"V": size, "N": 10 * size},
+            "rounds": 5,
+            "seconds": {name: {"step": spread(value)} for name, value in seconds.items()},
+            "ratios": {
+                "slow": {"step": spread(slow / ours)},
+                "quick": {"step": spread(quick / ours)},
+            },
+            "roofline": {"share": 0.5, "bound": "memory"},
+        }
+
+    return {
+        "group": "linear_cross_entropy",
+        "title": "Loss",
+        "phase": "step",
+        "baselines": ["slow", "quick"],
+        "ours": "fastchar",
+        "grid": "quick",
+        "machine": {
+            "name": "test-cpu",
+            "cpu": "Test CPU",
+            "backends": {"backend": "native", "cpu": {"isa": "avx2"}},
+            "cores": 2,
+            "threads": 2,
+            "caches": {"L2": 2**20},
+            "torch": "2.13.0",
+            "torch_isa": "AVX512",
+            "python": "3.11.7",
+            "fastchar": "0.1.0",
+            "commit": "abc",
+            "date": "2026-01-02T03:04:05+00:00",
+        },
+        "foreign_cores": 0.0,
+        "roof": {"flops_per_second": 2e11, "bytes_per_second": 2e10},
+        "points": [entry(64, 5e-3, 2e-3, 1e-3), entry(128, 8e-4, 9e-4, 1e-4)],
+    }
+
+
+def test_report_arithmetic(measured: tables.Result) -> None:
+    """Geometric mean, worst and best come from the faster baseline at each point."""
+    verdict = tables.verdict(measured)
+    assert verdict.geometric_mean == pytest.approx(4.0)
+    assert (verdict.worst, verdict.best) == pytest.approx((2.0, 8.0))
+    assert verdict.worst_point == {"V": 64, "N": 640}
+    assert tables.summary_table([measured]).splitlines()[-1] == (
+        "| Loss | 2 | **4.00×** | 2.00× | V 64, N 640 | 8.00× |"
+    )
+    assert tables.group_table(measured).splitlines()[2] == (
+        "| 64 | 640 | 5.00 ms | 2.00 ms | 1.00 ms | 5.00× | 2.00× | 1.80 to 2.20 | 50 % |"
+    )
+    assert [tables.duration(s) for s in (1.2, 0.0305, 41.2e-6)] == ["1.20 s", "30.5 ms", "41.2 us"]
+
+
+def test_report_fills_in_between_the_markers(measured: tables.Result, tmp_path: Path) -> None:
+    """From a folder of JSON: docs, pictures and README, and no word outside the markers changed;
+    a second run changes nothing."""
+    machine = tmp_path / "results" / "test-cpu"
+    machine.mkdir(parents=True)
+    (machine / "linear_cross_entropy.json").write_text(json.dumps(measured))
+    # A later run of a variant: on the page too, but not in the README.
+    variant = tmp_path / "results" / "test-cpu-1-thread"
+    variant.mkdir()
+    described = {**measured["machine"], "threads": 1, "date": "2026-02-02T03:04:05+00:00"}
+    (variant / "linear_cross_entropy.json").write_text(
+        json.dumps({**measured, "machine": described})
+    )
+    (docs := tmp_path / "docs").mkdir()
+    (docs / "performance.md").write_text("# Head\n<!-- begin results --><!-- end results -->\nTail")
+    readme = tmp_path / "README.md"
+    readme.write_text("Before\n<!-- begin ratios -->old<!-- end ratios -->\nAfter")
+    arguments = [f"--results={tmp_path / 'results'}", f"--docs={docs}", f"--readme={readme}"]
+    report.main(arguments)
+    text = (docs / "performance.md").read_text()
+    assert text.startswith("# Head\n")
+    assert text.endswith("\nTail")
+    assert "## Test CPU, 2 cores, 2 threads, avx2" in text
+    assert "## Test CPU, 2 cores, 1 threads, avx2" in text
+    assert "**4.00×**" in text
+    for picture in ("ratios", "roofs", "axes"):
+        assert f"img/test-cpu-{picture}.png" in text
+        assert (docs / "img" / f"test-cpu-{picture}.png").stat().st_size > 1000
+    shown = readme.read_text()
+    assert shown.startswith("Before\n")
+    assert shown.endswith("\nAfter")
+    assert "old" not in shown
+    assert "2 threads" in shown
+    assert "**4.00×**" in shown
+    report.main(arguments)
+    assert (docs / "performance.md").read_text() == text
+    with pytest.raises(ValueError, match="end ratios"):
+        report.replace_between("<!-- begin ratios -->", "ratios", "")
+
+
+def test_run_writes_what_the_report_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One group from the command line to JSON, in numbers of five digits, to a table row."""
+    point = TINY["linear_cross_entropy"]
+    monkeypatch.setitem(grids.GRIDS["linear_cross_entropy"], "quick", [point])
+    monkeypatch.setattr("benchmarks.run.BUDGET", {"quick": 0.0})
+    monkeypatch.setattr(Roof, "measure", lambda: Roof(1e11, 1e10))  # saves seconds
+    run_benchmarks(["--group", "linear_cross_entropy", f"--out={tmp_path}"])
+    result = tables.load(tmp_path)["linear_cross_entropy"]
+    assert result["points"][0]["point"] == point
+    assert result["machine"]["torch"] == torch.__version__
+    assert tables.verdict(result).points == 1
+    assert rounded({"a": [1.23456789]}) == {"a": [1.2346]}

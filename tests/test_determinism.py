@@ -1,0 +1,118 @@
+"""The same bits for the same input: over runs, thread counts, and torch's deterministic mode."""
+
+import warnings
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+import fastchar
+from fastchar import functional
+
+
+@pytest.fixture
+def threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def training_step(V: int, E: int, H: int, T: int, B: int, ragged: bool) -> list[Tensor]:
+    """Loss and every gradient of embedding, bidirectional LSTM and loss."""
+    g = torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
+    model = fastchar.EmbeddingLSTM(V, E, H, 2, bidirectional=True, padding_idx=0)
+    plain = fastchar.Embedding(V, E)
+    lstm = fastchar.LSTM(E, H)
+    head = torch.randn(V, 2 * H, generator=g, requires_grad=True)
+    ids = torch.randint(V, (T, B), generator=g)
+    lengths = torch.randint(1, T + 1, (B,), generator=g) if ragged else None
+    y, (h, c) = model(ids, lengths=lengths)
+    z, _ = lstm(plain(ids), lengths=lengths)
+    loss = functional.linear_cross_entropy(y, head, ids, ignore_index=0, label_smoothing=0.1)
+    loss = loss + h.sum() + c.sum() + z.square().mean()
+    parameters = [*model.parameters(), *plain.parameters(), *lstm.parameters(), head]
+    return [loss, *torch.autograd.grad(loss, parameters)]
+
+
+SHAPES = [(31, 24, 40, 9, 13), (40, 64, 96, 40, 32)]
+COUNTS = (1, 2, 3, 5, 1)
+
+
+def assert_same_bits(results: list[list[Tensor]]) -> None:
+    for other in results[1:]:
+        for a, b in zip(results[0], other, strict=True):
+            assert torch.equal(a, b)
+
+
+def every_op(V: int, E: int, H: int, T: int, B: int) -> list[Tensor]:
+    """All that the native ops return, forward and backward, uniform and ragged."""
+    ops, g = torch.ops.fastchar, torch.Generator().manual_seed(0)
+
+    def real(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=g)
+
+    ids = torch.randint(V, (T, B), generator=g)
+    out = [ops.embedding(real(V, E), ids, -1, False)]
+    out += [ops.embedding_backward(real(T, B, E), ids, V, 0, by_freq) for by_freq in (False, True)]
+
+    c0 = real(B, H)
+    h, c, act = ops.lstm_cell(real(B, 4 * H), c0)
+    out += [h, c, act, *ops.lstm_cell_backward(real(B, H), real(B, H), act, c0, c)]
+
+    w_hh, h0 = real(4 * H, H) / H**0.5, real(B, H)
+    lengths = torch.randint(0, T + 1, (B,), generator=g)
+    for n, reverse in ((None, False), (lengths, True)):
+        for rows, i in ((real(T, B, 4 * H), None), (real(V, 4 * H), ids)):
+            sequence = ops.lstm_sequence(rows, i, w_hh, h0, c0, n, reverse, True)
+            grads = (real(T, B, H), real(B, H), real(B, H))
+            out += sequence
+            out += ops.lstm_sequence_backward(*grads, *sequence[3:], w_hh, c0, n, reverse)
+
+    head = (real(T * B, H), real(V, H), real(V), ids.flatten(), None, 0, 0.1)
+    out += [ops.linear_cross_entropy(*head)]
+    out += ops.linear_cross_entropy_backward(real(T * B), *head)
+    out += ops.linear_cross_entropy_reduced(*head, True, True)
+    return out
+
+
+@pytest.mark.native
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.usefixtures("threads", "isa")
+def test_no_ops_bits_depend_on_threads(shape: tuple[int, ...]) -> None:
+    """Every native op gives with two, three and five threads what it gives with one."""
+    results = []
+    for count in COUNTS:
+        torch.set_num_threads(count)
+        results.append(every_op(*shape))
+    assert_same_bits(results)
+
+
+@pytest.mark.parametrize("ragged", [False, True])
+@pytest.mark.usefixtures("threads")
+def test_a_training_steps_bits_do_not_depend_on_threads(ragged: bool) -> None:
+    """The same of a whole step, whose projections and weight gradients are torch's products.
+
+    Not at the smaller shape: from three threads on, MKL cuts the inner dimension of very small
+    products, which are not ours to order.
+    """
+    results = []
+    for count in COUNTS:
+        torch.set_num_threads(count)
+        results.append(training_step(*SHAPES[1], ragged))
+    assert_same_bits(results)
+
+
+def test_deterministic_mode_changes_nothing_and_warns_of_nothing() -> None:
+    """use_deterministic_algorithms(True): same bits, no error, no warning."""
+    plain = training_step(*SHAPES[0], True)
+    torch.use_deterministic_algorithms(True)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            strict = training_step(*SHAPES[0], True)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    for a, b in zip(plain, strict, strict=True):
+        assert torch.equal(a, b)

@@ -1,0 +1,47 @@
+"""The recipes in examples/ run as they stand, and learn."""
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from fastchar import Seq2Seq
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_drop_in(capsys: pytest.CaptureFixture[str]) -> None:
+    """A classifier of one's own learns more than chance within a few steps."""
+    assert load("drop_in").main(steps=60) > 0.6
+    assert "right on" in capsys.readouterr().out
+
+
+def test_g2p(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Pairs in a file become a saved model that spells letters out."""
+    words = [a + b + c for a in "abcdef" for b in "abcdef" for c in "abcdef"]
+    lines = "".join(f"{w}\t{' '.join(w.upper())}\n" for w in words)
+    (tmp_path / "pairs.tsv").write_text(lines)
+    error = load("g2p").main(
+        str(tmp_path / "pairs.tsv"), 12, 16, str(tmp_path / "m"), embedding_dim=16, hidden_size=32
+    )
+    assert error < 0.5
+    assert Seq2Seq.from_pretrained(tmp_path / "m").predict(["ab"])[0][0].text
+    assert "log-probability" in capsys.readouterr().out
+
+
+def test_char_lm(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A text becomes a model that is less surprised by it than a uniform one, and a sample."""
+    (tmp_path / "text.txt").write_text("the cat sat on the mat. " * 400)
+    bits = load("char_lm").main(
+        str(tmp_path / "text.txt"), steps=60, embedding_dim=16, hidden_size=64
+    )
+    assert bits < 2.5
+    assert len(capsys.readouterr().out) > 20

@@ -1,0 +1,59 @@
+"""torch's own check of every op's registration: schema, autograd, fake tensors, dynamic shapes."""
+
+import pytest
+import torch
+from torch.library import opcheck
+
+T, B, E, H, V = 4, 3, 5, 6, 7
+
+
+def real(*shape: int, grad: bool = False) -> torch.Tensor:
+    return torch.randn(*shape, requires_grad=grad)
+
+
+def samples() -> list[tuple[str, tuple[object, ...]]]:
+    ids = torch.randint(V, (T, B))
+    lengths = torch.tensor([2, 0, 4])
+    target = torch.tensor([0, -100, 3, 6])
+    w = torch.rand(V)
+    sequence = (real(4 * H, H, grad=True), real(B, H, grad=True), real(B, H, grad=True))
+    saved = (torch.rand(T, B, 4 * H), real(T, B, H), real(4 * H, H), real(B, H))
+    head = (real(4, H, grad=True), real(V, H, grad=True), real(V, grad=True))
+    bare = (real(4, H), real(V, H), real(V))
+    return [
+        ("embedding", (real(V, E, grad=True), ids, -1, False)),
+        ("embedding", (real(V, E, grad=True), ids.int(), 2, True)),
+        ("embedding_backward", (real(T, B, E, grad=True), ids, V, 2, True)),
+        ("lstm_cell", (real(B, 4 * H, grad=True), real(B, H, grad=True))),
+        ("lstm_cell_backward", (real(B, H), real(B, H), real(B, 4 * H), real(B, H), real(B, H))),
+        ("lstm_cell_backward", (None, real(B, H), real(B, 4 * H), real(B, H), real(B, H))),
+        ("lstm_sequence", (real(T, B, 4 * H, grad=True), None, *sequence, None, False, True)),
+        ("lstm_sequence", (real(V, 4 * H, grad=True), ids, *sequence, lengths, True, True)),
+        ("lstm_sequence", (real(V, 4 * H), ids, *saved[2:], real(B, H), None, False, False)),
+        ("lstm_sequence_backward", (real(T, B, H), real(B, H), None, *saved, None, False)),
+        ("lstm_sequence_backward", (None, None, real(B, H), *saved, lengths, True)),
+        ("linear_cross_entropy", (*head, target, None, -100, 0.1)),
+        ("linear_cross_entropy", (*head[:2], None, target, w, -100, 0.0)),
+        ("linear_cross_entropy_backward", (real(4), *bare, target, w, -100, 0.1)),
+        ("linear_cross_entropy_reduced", (*head, target, None, -100, 0.1, True, True)),
+        ("linear_cross_entropy_reduced", (*bare, target, w, -100, 0.0, False, False)),
+    ]  # fmt: skip
+
+
+@pytest.mark.native
+@pytest.mark.parametrize("k", range(len(samples())))
+def test_opcheck(k: int) -> None:
+    """Every op, forward and backward, optional arguments given and not."""
+    name, arguments = samples()[k]
+    opcheck(getattr(torch.ops.fastchar, name).default, arguments)
+
+
+@pytest.mark.native
+def test_every_op_is_sampled() -> None:
+    """A new op cannot be forgotten here."""
+    defined = {
+        s.name.removeprefix("fastchar::")
+        for s in torch._C._jit_get_all_schemas()
+        if s.name.startswith("fastchar::")
+    }
+    assert defined == {name for name, _ in samples()}

@@ -1,0 +1,68 @@
+"""lstm_cell stays within the error rule, and raises as torch does."""
+
+from typing import Any
+
+import pytest
+import torch
+from error_rule import Sample
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from strategies import batches, dtypes, laid_out, layouts, seeds, widths
+from torch import Tensor
+
+from fastchar import functional, reference
+
+
+@pytest.mark.usefixtures("poisoned")
+def test_lstm_cell(isa: str) -> None:
+    """Both results and the gradient to every argument, from either result or both."""
+    sample = Sample()
+
+    @settings(max_examples=50)
+    @given(
+        B=st.one_of(st.just(0), batches), E=widths, H=widths, bias=st.booleans(),
+        use=st.sampled_from(("h", "c", "hc")), dtype=dtypes, layout=layouts, seed=seeds,
+    )  # fmt: skip
+    def run(B, E, H, bias, use, dtype, layout, seed):  # type: ignore
+        g = torch.Generator().manual_seed(seed)
+        shapes = [(B, E), (B, H), (B, H), (4 * H, E), (4 * H, H), *([(4 * H,)] * 2 * bias)]
+        tensors = [torch.randn(s, generator=g) for s in shapes]
+        grads = [torch.randn(B, H, generator=g) for _ in use]
+
+        def results(call: Any, dtype: torch.dtype, layout: str) -> list[Tensor]:
+            leaves = [t.detach().to(dtype).requires_grad_() for t in tensors]
+            x, h, c, *weights = (laid_out(t, layout) for t in leaves)
+            out = dict(zip("hc", call(x, (h, c), *weights), strict=True))
+            out = [out[name] for name in use]
+            grad = torch.autograd.grad(out, leaves, [a.to(dtype) for a in grads], allow_unused=True)
+            return [*out, *grad]
+
+        exact = results(reference.lstm_cell, torch.float64, "contiguous")
+        ours = results(functional.lstm_cell, dtype, layout)
+        theirs = results(torch.lstm_cell, torch.float32, "contiguous")
+        names = [*use, "dx", "dh", "dc", "dw_ih", "dw_hh", "db_ih", "db_hh"]
+        for name, a, b, c in zip(names, ours, theirs, exact, strict=False):
+            sample.add(name, a, b, c)
+
+    run()
+    sample.check()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ((2, 5), (2, 4), (2, 4)),
+        ((2, 3), (2, 5), (2, 4)),
+        ((2, 3), (3, 4), (3, 4)),
+        ((2, 3), (2, 4), (2, 5)),
+    ],
+)
+def test_wrong_shapes_raise_as_torch(arguments: tuple[tuple[int, int], ...]) -> None:
+    """Same exception type, same message."""
+    x, h, c = (torch.randn(s) for s in arguments)
+    weights = [torch.randn(s) for s in ((16, 3), (16, 4), (16,), (16,))]
+    with pytest.raises(RuntimeError) as theirs:
+        torch.lstm_cell(x, (h, c), *weights)
+    with pytest.raises(RuntimeError) as ours:
+        functional.lstm_cell(x, (h, c), *weights)
+    assert str(ours.value) == str(theirs.value)

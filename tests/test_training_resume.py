@@ -1,0 +1,170 @@
+"""A run that was stopped and resumed ends in the same bits as one that never was."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from training_data import few_pairs, write_pairs
+
+from fastchar.training import Config, InputError, resume, train
+from fastchar.training.callbacks import Interrupted, KeepRun
+from fastchar.training.console import make_console
+
+QUIET = make_console(stderr=True)
+TIMES = {"words_per_s", "chars_per_s", "seconds"}
+
+
+def _config(folder: Path, name: str, data: Path, **options: object) -> Config:
+    small = {"embedding_dim": 8, "hidden_size": 12, "warmup": 2, "epochs": 3}
+    return Config(**{**small, "data": str(data), "out": str(folder / name), **options})
+
+
+def _bits(run: Path) -> tuple[list[torch.Tensor], list[dict[str, str]]]:
+    """All that must not change: the last weights and optimiser state, and what was measured."""
+    state = torch.load(run / "last.ckpt", weights_only=True)
+    moments = state["optimizer_states"][0]["state"]
+    tensors = [*state["state_dict"].values()]
+    tensors += [moments[i][k] for i in sorted(moments) for k in ("exp_avg", "exp_avg_sq", "step")]
+    header, *rows = (run / "metrics.csv").read_text().splitlines()
+    names = header.split(",")
+    measured = [dict(zip(names, row.split(","), strict=True)) for row in rows]
+    return tensors, [{k: v for k, v in row.items() if k not in TIMES} for row in measured]
+
+
+def _assert_same(one: Path, other: Path) -> None:
+    tensors, rows = _bits(one)
+    other_tensors, other_rows = _bits(other)
+    assert rows == other_rows
+    assert len(tensors) == len(other_tensors)
+    assert all(torch.equal(a, b) for a, b in zip(tensors, other_tensors, strict=True))
+    assert _model_file(one) == _model_file(other)
+
+
+def _model_file(run: Path) -> bytes:
+    (path,) = (run / "model").glob("*.safetensors")
+    return path.read_bytes()
+
+
+def _stop_after(monkeypatch: pytest.MonkeyPatch, batches: int) -> None:
+    """Ctrl-C, as it were, while the run's batch number `batches` (from 1) is worked on."""
+    end_of_batch = KeepRun.on_train_batch_end
+
+    def on_train_batch_end(self, trainer, task, outputs, batch, batch_idx):  # type: ignore[no-untyped-def]
+        if trainer.global_step == batches:
+            self.request.made = True
+        end_of_batch(self, trainer, task, outputs, batch, batch_idx)
+
+    monkeypatch.setattr(KeepRun, "on_train_batch_end", on_train_batch_end)
+
+
+@pytest.fixture(scope="module")
+def pairs_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_pairs(tmp_path_factory.mktemp("data") / "pairs.tsv", few_pairs()[:80])
+
+
+@pytest.fixture(scope="module")
+def pairs_run(tmp_path_factory: pytest.TempPathFactory, pairs_file: Path) -> Path:
+    """Three epochs of five batches, never stopped, on a schedule that looks at the results."""
+    config = _config(
+        tmp_path_factory.mktemp("whole"), "run", pairs_file, **PAIRS, schedule="plateau"
+    )
+    train(config, QUIET)
+    return Path(config.out)
+
+
+PAIRS = {"batch_size": 16, "dropout": 0.3, "patience": 2}
+
+
+@pytest.mark.parametrize("stop", [1, 3, 5, 6, 10, 14])
+def test_pairs_same_bits_after_a_stop_anywhere(
+    tmp_path: Path,
+    pairs_file: Path,
+    pairs_run: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    stop: int,
+) -> None:
+    """In mid-epoch, on an epoch's first and last batch: dropout, schedule, order of batches, sums
+    of the epoch, early stopping and best model all go on."""
+    config = _config(tmp_path, "run", pairs_file, **PAIRS, schedule="plateau")
+    with monkeypatch.context() as patch:
+        _stop_after(patch, stop)
+        with pytest.raises(Interrupted):
+            train(config, QUIET)
+    torch.manual_seed(12345)  # whatever happened to the generators in between
+    resume(config.out, QUIET)
+    _assert_same(Path(config.out), pairs_run)
+
+
+def test_text_same_bits_after_a_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The state that a language model carries from chunk to chunk goes on too."""
+    data = tmp_path / "text.txt"
+    data.write_text(re.sub(r"\s+", " ", (re.__doc__ or "") * 2))
+    options = {"model": "char_lm", "batch_size": 8, "chunk": 16, "dropout": 0.3}
+    whole = _config(tmp_path, "whole", data, **options)
+    train(whole, QUIET)
+    stopped = _config(tmp_path, "stopped", data, **options)
+    with monkeypatch.context() as patch:
+        _stop_after(patch, 40)
+        with pytest.raises(Interrupted):
+            train(stopped, QUIET)
+    resume(stopped.out, QUIET)
+    _assert_same(Path(stopped.out), Path(whole.out))
+
+
+def test_resume_refuses_other_data(
+    tmp_path: Path, pairs_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The data is not in the checkpoint, so that it must be what the run began with."""
+    data = tmp_path / "pairs.tsv"
+    data.write_bytes(pairs_file.read_bytes())
+    config = _config(tmp_path, "run", data, **PAIRS)
+    with monkeypatch.context() as patch:
+        _stop_after(patch, 2)
+        with pytest.raises(Interrupted):
+            train(config, QUIET)
+    data.write_text(data.read_text() + "zyx\tZ IH K S\n")
+    with pytest.raises(InputError, match="expected the training data that .* began with"):
+        resume(config.out, QUIET)
+
+
+def test_resuming_a_run_that_has_ended_changes_nothing(pairs_run: Path) -> None:
+    """`--resume` in a loop is safe: at the end it finds nothing to do."""
+    before = _bits(pairs_run)
+    finished = resume(pairs_run, QUIET)
+    after = _bits(pairs_run)
+    assert before[1] == after[1]
+    assert all(torch.equal(a, b) for a, b in zip(before[0], after[0], strict=True))
+    assert not finished.model.training
+
+
+def test_ctrl_c_in_a_process(tmp_path: Path, pairs_file: Path) -> None:
+    """SIGINT to `fastchar train`: exit code 130, a hint how to go on, and going on is right."""
+    whole, stopped = (
+        _config(tmp_path, name, pairs_file, batch_size=16, epochs=60)
+        for name in ("whole", "stopped")
+    )
+    command = [sys.executable, "-m", "fastchar", "train"]
+    for name, value in stopped.used().items():
+        if name not in ("data", "tensorboard", "input_feeding") and value is not None:
+            command.append(f"--{name.replace('_', '-')}={value}")
+    process = subprocess.Popen(
+        [*command, stopped.data], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("epoch  1/60"):
+            process.send_signal(signal.SIGINT)
+            break
+    rest = process.stdout.read()
+    assert process.wait(60) == 130, rest
+    assert f"--resume {stopped.out}" in rest
+    assert len((Path(stopped.out) / "metrics.csv").read_text().splitlines()) < 61
+    resume(stopped.out, QUIET)
+    train(whole, QUIET)
+    _assert_same(Path(stopped.out), Path(whole.out))
