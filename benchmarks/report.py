@@ -5,7 +5,6 @@ from the files in benchmarks/results/.
 """
 
 import argparse
-import re
 from pathlib import Path
 
 from . import plots, tables
@@ -18,17 +17,13 @@ DOCS = ROOT / "docs"
 
 
 def replace_between(text: str, name: str, content: str) -> str:
-    """`text` with `content` between the markers of `name`; as it is where it has none.
-
-    Raises `ValueError` for a beginning without its end.
-    """
+    """`text` with `content` between the markers of `name`; `ValueError` where they are missing."""
     begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
-    if begin not in text:
-        return text
-    if end not in text.split(begin, 1)[1]:
-        raise ValueError(f"expected {end!r} after {begin!r}, found none")
-    pattern = re.escape(begin) + ".*?" + re.escape(end)
-    return re.sub(pattern, lambda _: f"{begin}\n{content}\n{end}", text, flags=re.DOTALL)
+    before, found, rest = text.partition(begin)
+    _, ended, after = rest.partition(end)
+    if not (found and ended):
+        raise ValueError(f"expected {begin!r} and then {end!r}, found only {found or 'neither'!r}")
+    return f"{before}{begin}\n{content}\n{end}{after}"
 
 
 def in_order(results: dict[str, Result]) -> list[Result]:
@@ -40,7 +35,8 @@ def summary(results: dict[str, Result]) -> str:
     """The ratio table of one machine and where it was measured."""
     groups = in_order(results)
     text = tables.summary_table(groups) + "\n\n" + tables.machine_text(groups[0])
-    return text + "\n\nMade by `python -m benchmarks.run && python -m benchmarks.report`."
+    grid = groups[0]["grid"]
+    return text + f"\n\nMade by `python -m benchmarks.run --grid {grid}`."
 
 
 def machine_section(name: str, results: dict[str, Result], images: Path) -> str:
@@ -61,6 +57,12 @@ def machine_section(name: str, results: dict[str, Result], images: Path) -> str:
     return "\n\n".join(parts)
 
 
+def readme_summary(results: dict[str, Result]) -> str:
+    """The ratio table, and the training speed if it was measured."""
+    speed = [tables.speed_table(results[SPEED])] if SPEED in results else []
+    return "\n\n".join([*speed, summary(results)])
+
+
 def newest(machines: dict[str, dict[str, Result]]) -> dict[str, Result]:
     """The results of the machine that was measured last, in its own folder if there is such a one.
 
@@ -74,11 +76,8 @@ def newest(machines: dict[str, dict[str, Result]]) -> dict[str, Result]:
     return machines[max(machines, key=rank)]
 
 
-def rewrite(path: Path, contents: dict[str, str]) -> None:
-    text = path.read_text()
-    for name, content in contents.items():
-        text = replace_between(text, name, content)
-    path.write_text(text)
+def rewrite(path: Path, name: str, content: str) -> None:
+    path.write_text(replace_between(path.read_text(), name, content))
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -93,12 +92,8 @@ def main(arguments: list[str] | None = None) -> None:
     sections = [
         machine_section(name, results, options.docs / "img") for name, results in machines.items()
     ]
-    rewrite(options.docs / "performance.md", {"results": "\n\n".join(sections)})
-    latest = newest(machines)
-    contents = {"ratios": summary(latest)}
-    if SPEED in latest:
-        contents["training speed"] = tables.speed_table(latest[SPEED])
-    rewrite(options.readme, contents)
+    rewrite(options.docs / "performance.md", "results", "\n\n".join(sections))
+    rewrite(options.readme, "summary", readme_summary(newest(machines)))
 
 
 if __name__ == "__main__":

@@ -43,6 +43,13 @@ class Roof:
         copy = _fastest(lambda: target.copy_(source))
         return cls(2.0 * side**3 / product, 2.0 * copy_bytes / copy)
 
+    def best(self, other: "Roof") -> "Roof":
+        """The higher of two measurements, rate by rate: what else ran can only lower one."""
+        return Roof(
+            max(self.flops_per_second, other.flops_per_second),
+            max(self.bytes_per_second, other.bytes_per_second),
+        )
+
     def seconds(self, work: Work) -> float:
         """The least time for `work`."""
         return max(work.flops / self.flops_per_second, work.bytes / self.bytes_per_second)

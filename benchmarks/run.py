@@ -56,15 +56,16 @@ def run_group(group: Group, grid: str) -> dict[str, Any]:
     described = machine.describe()
     contention, start = machine.Contention(), time.perf_counter()
     roof = Roof.measure()
-    summaries = []
+    timings = []
     for number, point in enumerate(points, 1):
         torch.manual_seed(number)
         timing = measure(group.build(point), budget=BUDGET[grid])
-        summaries.append(summarise(group, point, timing, roof))
+        timings.append(timing)
         baseline = min(group.baselines, key=lambda name: timing.spread(name, group.phase).median)
         ratio = timing.ratio(baseline, OURS, group.phase).median
         line = f"{group.name} {number}/{len(points)} {point_name(point)}"
         print(f"{line:<72} {ratio:6.2f} times {baseline}", flush=True)
+    roof = roof.best(Roof.measure())
     return {
         "group": group.name,
         "title": group.title,
@@ -76,7 +77,10 @@ def run_group(group: Group, grid: str) -> dict[str, Any]:
         "foreign_cores": contention.foreign_cores(),
         "duration_seconds": time.perf_counter() - start,
         "roof": asdict(roof),
-        "points": summaries,
+        "points": [
+            summarise(group, point, timing, roof)
+            for point, timing in zip(points, timings, strict=True)
+        ],
     }
 
 

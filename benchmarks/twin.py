@@ -1,8 +1,9 @@
 """The attention LSTM as one writes it by hand in plain torch: what `fastchar.Seq2Seq` is timed by.
 
 Packed bidirectional nn.LSTM, nn.LSTMCell in a loop under teacher forcing, Luong's global attention
-("general") over all steps at once after the loop, F.linear + F.cross_entropy. Same parameters, same
-maths and same loss as `Seq2Seq`'s defaults. Shapes: S source steps, T target steps, B words, E, H.
+("general") as his paper writes it, for all steps at once after the loop, F.cross_entropy. The
+parameters and the loss are those of `Seq2Seq`'s defaults. Shapes: S source steps, T target steps,
+B words, E, H.
 """
 
 import random
@@ -17,16 +18,16 @@ PAD = 0
 CLIP = 1.0
 Pair = tuple[Tensor, Tensor]  # ids of a source with <eos>; of a target with <bos> and <eos>
 
-# `Seq2Seq`'s parameter prefixes and the twin's.
+# Prefixes of `Seq2Seq`'s parameters, and of those of the twin that are the same.
 _RENAMED = {
     "encoder.rnn.embedding.": "source_embedding.",
     "encoder.rnn.lstm.": "encoder.",
     "encoder.bridge_": "bridge_",
     "decoder.rnn.embedding.": "target_embedding.",
     "decoder.rnn.lstm.": "cell.",
-    "decoder.attention.": "attention_",
     "output.": "output.",
 }
+_ATTENTION = "decoder.attention."
 
 
 class Twin(nn.Module):
@@ -40,9 +41,8 @@ class Twin(nn.Module):
         self.bridge_h, self.bridge_c = nn.Linear(2 * H, H), nn.Linear(2 * H, H)
         self.target_embedding = nn.Embedding(targets, E)
         self.cell = nn.LSTMCell(E, H)
-        self.attention_keys = nn.Linear(2 * H, H, bias=False)
-        self.attention_values = nn.Linear(2 * H, H, bias=False)
-        self.attention_query = nn.Linear(H, H)
+        self.attention_key = nn.Linear(2 * H, H, bias=False)
+        self.attention_combine = nn.Linear(3 * H, H)
         self.output = nn.Linear(H, targets)
 
     def forward(self, source: Tensor, lengths: Tensor, target: Tensor) -> Tensor:
@@ -61,27 +61,40 @@ class Twin(nn.Module):
             hidden.append(state[0])
         queries = torch.stack(hidden, dim=1)  # [B, T, H]
 
-        keys = self.attention_keys(states).transpose(0, 1)  # [B, S, H]
-        values = self.attention_values(states).transpose(0, 1)
+        states = states.transpose(0, 1)  # [B, S, 2H]
+        keys = self.attention_key(states)  # [B, S, H]
         padding = (source == PAD).t().unsqueeze(1)  # [B, 1, S]
         scores = torch.bmm(queries, keys.transpose(1, 2)).masked_fill(padding, float("-inf"))
-        context = torch.bmm(scores.softmax(-1), values)
-        vectors = torch.tanh(self.attention_query(queries) + context)  # [B, T, H]
+        context = torch.bmm(scores.softmax(-1), states)  # [B, T, 2H]
+        vectors = torch.tanh(self.attention_combine(torch.cat([context, queries], dim=-1)))
         logits = self.output(vectors).flatten(0, 1)
         return F.cross_entropy(logits, target[1:].t().flatten(), ignore_index=PAD)
 
     def load_seq2seq(self, state: dict[str, Tensor]) -> None:
         """Takes over every parameter of a default `Seq2Seq`'s state_dict, strictly."""
-        self.load_state_dict({twin_name(name): value for name, value in state.items()})
+        self.load_state_dict(from_seq2seq(state))
 
 
-def twin_name(name: str) -> str:
-    """The twin's name of a `Seq2Seq` parameter."""
-    for theirs, own in _RENAMED.items():
-        if name.startswith(theirs):
-            renamed = own + name.removeprefix(theirs)
-            return renamed.removesuffix("_l0") if own == "cell." else renamed
-    raise KeyError(name)
+def from_seq2seq(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """`Seq2Seq`'s parameters, or their gradients, by name: as the twin names and lays them out.
+
+    Where the twin combines [context; query] by one matrix [H, 3H], `Seq2Seq` has its two parts,
+    and the context's part stands below the keys' matrix.
+    """
+    keys, context = tensors[_ATTENTION + "states.weight"].chunk(2)
+    query = tensors[_ATTENTION + "query.weight"]
+    found = {
+        "attention_key.weight": keys,
+        "attention_combine.weight": torch.cat([context, query], dim=1),
+        "attention_combine.bias": tensors[_ATTENTION + "query.bias"],
+    }
+    for name, tensor in tensors.items():
+        if name.startswith(_ATTENTION):
+            continue
+        theirs = next(prefix for prefix in _RENAMED if name.startswith(prefix))
+        renamed = _RENAMED[theirs] + name.removeprefix(theirs)
+        found[renamed.removesuffix("_l0") if theirs == "decoder.rnn.lstm." else renamed] = tensor
+    return found
 
 
 def batches(pairs: Sequence[Pair], size: int, *, bucketed: bool, seed: int = 0) -> list[list[int]]:

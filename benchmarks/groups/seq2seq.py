@@ -78,7 +78,7 @@ def work(point: Point) -> Work:
 GROUPS = (
     Group(
         "seq2seq_training",
-        "Seq2Seq, whole training step, against the bucketed plain-torch twin",
+        "Seq2Seq, whole training step",
         "step",
         ("twin",),
         ("twin", OURS),
