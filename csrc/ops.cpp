@@ -19,8 +19,9 @@ STABLE_TORCH_LIBRARY(fastchar, m) {
       "-> (Tensor y, Tensor h_n, Tensor c_n, Tensor act, Tensor cell)");
   m.def(
       "lstm_sequence_backward(Tensor? grad_y, Tensor? grad_h_n, Tensor? grad_c_n, Tensor act, "
-      "Tensor cell, Tensor w_hh, Tensor c0, Tensor? lengths, bool reverse) "
-      "-> (Tensor grad_gates, Tensor grad_h0, Tensor grad_c0)");
+      "Tensor cell, Tensor y, Tensor? ids, Tensor w_hh, Tensor h0, Tensor c0, Tensor? lengths, "
+      "bool reverse, int num_rows) "
+      "-> (Tensor grad_gates, Tensor grad_w_hh, Tensor grad_h0, Tensor grad_c0)");
   m.def(
       "linear_cross_entropy(Tensor input, Tensor weight, Tensor? bias, Tensor target, "
       "Tensor? class_weight, int ignore_index, float label_smoothing) -> Tensor");

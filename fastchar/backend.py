@@ -1,5 +1,6 @@
 """Which code runs: the native library where it is built, the reference everywhere else."""
 
+import ctypes
 import importlib
 import os
 import warnings
@@ -41,7 +42,19 @@ def build_command() -> str:
     return "pip install --force-reinstall --no-deps .  (in fastchar's source folder)"
 
 
+def _load_cuda() -> list[str]:
+    """Loads the CUDA kernels where torch has a GPU; what they were compiled for, or nothing."""
+    path = Path(__file__).parent / "_C_cuda.so"
+    if not torch.cuda.is_available() or not path.exists():
+        return []
+    torch.ops.load_library(path)
+    name = ctypes.CDLL(str(path)).fastchar_cuda_architectures
+    name.restype = ctypes.c_char_p
+    return name().decode().split(";")
+
+
 _library, _reason = _load()
+_cuda_architectures = _load_cuda() if _library is not None else []
 
 
 def native() -> bool:
@@ -49,12 +62,17 @@ def native() -> bool:
     return _library is not None
 
 
+def cuda() -> bool:
+    """Whether the CUDA kernels are loaded and allowed to run."""
+    return bool(_cuda_architectures)
+
+
 def backends() -> dict[str, Any]:
     """What is there: backend (and why, if it is the reference), CPU instruction sets, CUDA, torch.
 
     Keys: `backend` ("native" or "reference"), `reason`, `torch`, and with the native library
     `cpu` (isa in use, those available here, those compiled), `cuda` (architectures compiled for,
-    empty in a build without CUDA), `torch_target` (oldest torch that the library loads on) and
+    empty without a GPU or a build for it), `torch_target` (oldest torch that the library loads on) and
     `compiler`.
     """
     if _library is None:
@@ -69,7 +87,7 @@ def backends() -> dict[str, Any]:
             "available": _library.available_isas(),
             "compiled": _library.compiled_isas(),
         },
-        "cuda": [],
+        "cuda": _cuda_architectures,
         "torch_target": f"{target >> 56}.{target >> 48 & 0xFF}",
         "compiler": _library.compiler,
     }

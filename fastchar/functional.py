@@ -33,14 +33,14 @@ if backend.native():
 
 __all__ = ["embedding", "embedding_lstm", "linear_cross_entropy", "lstm", "lstm_cell"]
 
-# What a kernel computes in, by the dtype of its arguments.
+# What a CPU kernel computes in, by the dtype of its arguments. CUDA kernels take these types as they
+# are, with sums and the cell's state in float32.
 _COMPUTE = {
     torch.float32: torch.float32,
     torch.float64: torch.float64,
     torch.bfloat16: torch.float32,
     torch.float16: torch.float32,
 }
-_DEVICES = ("cpu", "meta")
 Result = tuple[Tensor, Tensor, Tensor]
 
 
@@ -70,15 +70,26 @@ def _kernel_dtype(tensors: Sequence[Tensor]) -> torch.dtype | None:
     """The dtype in which a kernel serves these floating point tensors; None where none does."""
     if not backend.native() or _transformed(tensors):
         return None
-    dtype = tensors[0].dtype
+    dtype, device = tensors[0].dtype, tensors[0].device
+    if not _device_served(device):
+        return None
     for tensor in tensors:
-        if tensor.dtype != dtype or tensor.device.type not in _DEVICES:
+        if tensor.dtype != dtype or tensor.device != device:
             return None
+    if device.type == "cuda":
+        return dtype if dtype in _COMPUTE else None
     return _COMPUTE.get(dtype)
 
 
+def _device_served(device: torch.device) -> bool:
+    """Whether kernels are there for tensors on `device`; under CUDA's autocast torch casts, not we."""
+    if device.type == "cuda":
+        return backend.cuda() and not torch.is_autocast_enabled("cuda")
+    return device.type in ("cpu", "meta")
+
+
 def _ids_served(ids: Tensor) -> bool:
-    return ids.dtype in (torch.int64, torch.int32) and ids.device.type in _DEVICES
+    return ids.dtype in (torch.int64, torch.int32) and _device_served(ids.device)
 
 
 def _index_error(call: Callable[..., Any], *args: Any) -> Any:
@@ -318,7 +329,7 @@ def linear_cross_entropy(
     if (
         dtype is None
         or target.dtype != torch.int64
-        or target.device.type not in _DEVICES
+        or target.device != input.device
         or reduction not in ("none", "mean", "sum")
         or not 0 <= label_smoothing <= 1
         or linear_weight.dim() != 2

@@ -1,4 +1,4 @@
-"""The native ops (torch.ops.fastchar.*) as torch sees them: shapes for compilation, and autograd.
+"""The native ops (torch.ops.fastchar.*) as torch sees them: autograd and how they are called.
 
 Import only with the native library loaded. The wrappers at the end are what `functional` calls:
 they make arguments contiguous and decide whether a call saves anything for a backward.
@@ -13,119 +13,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.library import register_autograd, register_fake
+from torch.library import register_autograd
 
-from fastchar import reference
+from fastchar import fakes, reference  # noqa: F401  (registers the fakes)
 from fastchar.reference.embedding import row_scale
 from fastchar.reference.layers import mask_padding
 
 _ops = torch.ops.fastchar
 Grads = tuple[Tensor | None, ...]
-
-# -------------------------------------------------------------------------------------- fakes
-
-
-@register_fake("fastchar::embedding")
-def _(weight: Tensor, ids: Tensor, padding_idx: int, scale_grad_by_freq: bool) -> Tensor:
-    return weight.new_empty(*ids.shape, weight.shape[1])
-
-
-@register_fake("fastchar::embedding_backward")
-def _(
-    grad: Tensor, ids: Tensor, num_weights: int, padding_idx: int, scale_grad_by_freq: bool
-) -> Tensor:
-    return grad.new_empty(num_weights, grad.shape[-1])
-
-
-@register_fake("fastchar::lstm_cell")
-def _(gates: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    return c.new_empty(c.shape), c.new_empty(c.shape), gates.new_empty(gates.shape)
-
-
-@register_fake("fastchar::lstm_cell_backward")
-def _(
-    grad_h: Tensor | None, grad_c: Tensor | None, act: Tensor, c: Tensor, c_new: Tensor
-) -> tuple[Tensor, Tensor]:
-    return act.new_empty(act.shape), c.new_empty(c.shape)
-
-
-@register_fake("fastchar::lstm_sequence")
-def _(
-    gates: Tensor,
-    ids: Tensor | None,
-    w_hh: Tensor,
-    h0: Tensor,
-    c0: Tensor,
-    lengths: Tensor | None,
-    reverse: bool,
-    save: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    T = (gates if ids is None else ids).shape[0]
-    B, H = h0.shape
-    new = gates.new_empty
-    saved = (new(T, B, 4 * H), new(T, B, H)) if save else (new(0), new(0))
-    return new(T, B, H), new(B, H), new(B, H), *saved
-
-
-@register_fake("fastchar::lstm_sequence_backward")
-def _(
-    grad_y: Tensor | None,
-    grad_h_n: Tensor | None,
-    grad_c_n: Tensor | None,
-    act: Tensor,
-    cell: Tensor,
-    w_hh: Tensor,
-    c0: Tensor,
-    lengths: Tensor | None,
-    reverse: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    return act.new_empty(act.shape), c0.new_empty(c0.shape), c0.new_empty(c0.shape)
-
-
-@register_fake("fastchar::linear_cross_entropy")
-def _(
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    target: Tensor,
-    class_weight: Tensor | None,
-    ignore_index: int,
-    label_smoothing: float,
-) -> Tensor:
-    return input.new_empty(input.shape[0])
-
-
-@register_fake("fastchar::linear_cross_entropy_backward")
-def _(
-    grad_loss: Tensor,
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    target: Tensor,
-    class_weight: Tensor | None,
-    ignore_index: int,
-    label_smoothing: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    V = weight.shape[0]
-    return input.new_empty(input.shape), weight.new_empty(weight.shape), weight.new_empty(V)
-
-
-@register_fake("fastchar::linear_cross_entropy_reduced")
-def _(
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    target: Tensor,
-    class_weight: Tensor | None,
-    ignore_index: int,
-    label_smoothing: float,
-    mean: bool,
-    grad: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    new, V = input.new_empty, weight.shape[0]
-    grads = (new(input.shape), new(weight.shape), new(V)) if grad else (new(0), new(0), new(0))
-    return new(()), *grads
-
 
 # ----------------------------------------------------------------------------------- autograd
 
@@ -179,7 +74,8 @@ def _sequence_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...
     if not save:
         raise ValueError("fastchar::lstm_sequence: gradients need save=True, got False")
     y, _, _, act, cell = output
-    ctx.num_rows = gates.shape[0]
+    # Not gates.shape[0] = T where there is no table: an int argument would fix T for the compiler.
+    ctx.num_rows = 0 if ids is None else gates.shape[0]
     ctx.save_for_backward(ids, w_hh, h0, c0, lengths, y, act, cell)
     ctx.set_materialize_grads(False)
 
@@ -193,15 +89,16 @@ def _sequence_backward(
     grad_cell: Tensor | None,
 ) -> Grads:
     ids, w_hh, h0, c0, lengths, y, act, cell = ctx.saved_tensors
-    saved = (act, cell, w_hh, c0, lengths, ctx.reverse)
-    if torch.is_grad_enabled() or grad_act is not None or grad_cell is not None:
-        grad_gates, grad_h0, grad_c0 = reference.lstm_sequence_backward(
-            grad_y, grad_h_n, grad_c_n, *saved, grad_act, grad_cell
+    if not torch.is_grad_enabled() and grad_act is None and grad_cell is None:
+        grad_gates, grad_w_hh, grad_h0, grad_c0 = _ops.lstm_sequence_backward.default(
+            *map(_contiguous, (grad_y, grad_h_n, grad_c_n)),
+            *(act, cell, y, ids, w_hh, h0, c0, lengths, ctx.reverse, ctx.num_rows),
         )
-    else:
-        grad_gates, grad_h0, grad_c0 = _ops.lstm_sequence_backward.default(
-            _contiguous(grad_y), _contiguous(grad_h_n), _contiguous(grad_c_n), *saved
-        )
+        return grad_gates, None, grad_w_hh, grad_h0, grad_c0, None, None, None
+    grad_gates, grad_h0, grad_c0 = reference.lstm_sequence_backward(
+        *(grad_y, grad_h_n, grad_c_n, act, cell, w_hh, c0, lengths, ctx.reverse),
+        *(grad_act, grad_cell),
+    )
     grad_w_hh = None
     if ctx.needs_input_grad[2]:
         grad_w_hh = _recurrent_weight_grad(grad_gates, y, h0, lengths, ctx.reverse)
@@ -242,7 +139,9 @@ def _loss_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _loss_backward(ctx: Any, grad_loss: Tensor | None) -> Grads:
     if grad_loss is None:
         return (None,) * 7
-    arguments = (*ctx.saved_tensors, ctx.ignore_index, ctx.label_smoothing)
+    input, weight, bias, target, class_weight = ctx.saved_tensors
+    options = (ctx.ignore_index, ctx.label_smoothing)
+    arguments = (input, weight, bias, target, class_weight, *options)
     if torch.is_grad_enabled():
         grads = reference.linear_cross_entropy_backward(grad_loss, *arguments)
     else:
@@ -262,18 +161,17 @@ def _reduced_loss_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor,
 def _reduced_loss_backward(ctx: Any, grad_loss: Tensor | None, *_: None) -> Grads:
     if grad_loss is None:
         return (None,) * 9
-    *arguments, grad_input, grad_weight, grad_bias = ctx.saved_tensors
-    grads = (grad_input, grad_weight, grad_bias)
+    input, weight, bias, target, class_weight, *grads = ctx.saved_tensors
     if torch.is_grad_enabled():
-        target, class_weight = arguments[3:]
         by_token = grad_loss.expand(target.shape)
         if ctx.mean:
             by_token = by_token / reference.kept_weight(target, class_weight, ctx.ignore_index)
         grads = reference.linear_cross_entropy_backward(
-            by_token, *arguments, ctx.ignore_index, ctx.label_smoothing
+            *(by_token, input, weight, bias, target, class_weight),
+            *(ctx.ignore_index, ctx.label_smoothing),
         )
     elif not _hand_out_unscaled(grad_loss):
-        grads = tuple(grad * grad_loss for grad in grads)
+        grads = [grad * grad_loss for grad in grads]
     return *grads[:2], grads[2] if ctx.needs_input_grad[2] else None, *(None,) * 6
 
 

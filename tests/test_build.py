@@ -55,7 +55,8 @@ def test_isa_objects_share_no_code(isa):
         pytest.skip("no build folder here: the library was installed, not built in place")
     newest = max(objects, key=lambda path: path.stat().st_mtime)
     shared = [line for line in symbols("-C", str(newest)) if line[17:18] in ("W", "V", "u")]
-    assert shared == []
+    # A pointer to the C++ runtime's exception handler: data, no instructions.
+    assert [line for line in shared if "DW.ref." not in line] == []
 
 
 def test_version_is_stated_once():

@@ -17,7 +17,9 @@ def samples() -> list[tuple[str, tuple[object, ...]]]:
     target = torch.tensor([0, -100, 3, 6])
     w = torch.rand(V)
     sequence = (real(4 * H, H, grad=True), real(B, H, grad=True), real(B, H, grad=True))
-    saved = (torch.rand(T, B, 4 * H), real(T, B, H), real(4 * H, H), real(B, H))
+    grads = (real(T, B, H), real(B, H))
+    saved = (torch.rand(T, B, 4 * H), real(T, B, H), real(T, B, H))
+    start = (real(4 * H, H), real(B, H), real(B, H))
     head = (real(4, H, grad=True), real(V, H, grad=True), real(V, grad=True))
     bare = (real(4, H), real(V, H), real(V))
     return [
@@ -29,9 +31,9 @@ def samples() -> list[tuple[str, tuple[object, ...]]]:
         ("lstm_cell_backward", (None, real(B, H), real(B, 4 * H), real(B, H), real(B, H))),
         ("lstm_sequence", (real(T, B, 4 * H, grad=True), None, *sequence, None, False, True)),
         ("lstm_sequence", (real(V, 4 * H, grad=True), ids, *sequence, lengths, True, True)),
-        ("lstm_sequence", (real(V, 4 * H), ids, *saved[2:], real(B, H), None, False, False)),
-        ("lstm_sequence_backward", (real(T, B, H), real(B, H), None, *saved, None, False)),
-        ("lstm_sequence_backward", (None, None, real(B, H), *saved, lengths, True)),
+        ("lstm_sequence", (real(V, 4 * H), ids, *start, None, False, False)),
+        ("lstm_sequence_backward", (*grads, None, *saved, None, *start, None, False, 0)),
+        ("lstm_sequence_backward", (None, None, real(B, H), *saved, ids, *start, lengths, True, V)),
         ("linear_cross_entropy", (*head, target, None, -100, 0.1)),
         ("linear_cross_entropy", (*head[:2], None, target, w, -100, 0.0)),
         ("linear_cross_entropy_backward", (real(4), *bare, target, w, -100, 0.1)),

@@ -137,10 +137,10 @@ def test_mismatched_files(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"expected format 1, got 99, written by fastchar 9\.0"):
         load(tmp_path)
     edit(tmp_path, **{**good, "config": {**good["config"], "hidden_size": 5}})
-    with pytest.raises(ValueError, match=r"keys\.weight: expected \(5, 10\), got \(4, 8\)"):
+    with pytest.raises(ValueError, match=r"query\.bias: expected \(5,\), got \(4,\)"):
         load(tmp_path)
-    edit(tmp_path, **{**good, "config": {**good["config"], "attention": "dot"}})
-    with pytest.raises(ValueError, match=r"attention\.keys\.weight: expected none"):
+    edit(tmp_path, **{**good, "config": {**good["config"], "attention": "additive"}})
+    with pytest.raises(ValueError, match=r"energy\.weight: expected \(1, 4\), got none"):
         load(tmp_path)
     edit(tmp_path, **{**good, "model": "transformer"})
     with pytest.raises(ValueError, match="got 'transformer'"):

@@ -53,7 +53,8 @@ def by_hand(model: Seq2Seq, source: str, target: str) -> Tensor:
                 parameter = getattr(model.decoder.rnn.lstm, f"{name}_l{layer}")
                 getattr(cell, name).data.copy_(parameter)
         table = model.decoder.rnn.embedding.weight
-    W_c = torch.cat([attention.values.weight, attention.query.weight], dim=1)  # [H, 2H + H]
+    W, W_m = attention.states.weight[:H], attention.states.weight[-H:]
+    W_c = torch.cat([W_m, attention.query.weight], dim=1)  # [H, 2H + H]
     h, c, fed, loss = list(h), list(c), torch.zeros(H).double(), 0.0
     symbols = TARGET.encode(target, bos=True, eos=True)
     for symbol, following in itertools.pairwise(symbols):
@@ -63,11 +64,11 @@ def by_hand(model: Seq2Seq, source: str, target: str) -> Tensor:
             below = h[layer]
         match config["attention"]:
             case "dot":
-                scores = states @ (attention.values.weight.T @ below)
+                scores = states @ (W_m.T @ below)
             case "general":
-                scores = states @ (attention.keys.weight.T @ below)
+                scores = states @ (W.T @ below)
             case "additive":
-                sums = attention.query_keys(below) + attention.keys(states)
+                sums = attention.query_key(below) + states @ W.T
                 scores = attention.energy(sums.tanh()).squeeze(1)
         context = scores.softmax(0) @ states  # [2H]
         fed = (W_c @ torch.cat([context, below]) + attention.query.bias).tanh()
@@ -124,9 +125,10 @@ def test_predictions_do_not_depend_on_the_batch(options: dict) -> None:
     """Greedy and beam search give a text the same hypotheses alone, in company, in any order."""
     model = make(**options)
     for beam in (1, 3):
-        together = model.predict(SOURCES, beam=beam, n_best=beam)
-        alone = [model.predict([s], beam=beam, n_best=beam)[0] for s in SOURCES]
-        split = model.predict(SOURCES[::-1], beam=beam, n_best=beam, batch_size=2)[::-1]
+        options = {"beam": beam, "n_best": beam, "max_length": 6}
+        together = model.predict(SOURCES, **options)
+        alone = [model.predict([s], **options)[0] for s in SOURCES]
+        split = model.predict(SOURCES[::-1], batch_size=2, **options)[::-1]
         for other in (alone, split):
             for these, those in zip(together, other, strict=True):
                 assert [h.ids for h in these] == [h.ids for h in those]
@@ -242,7 +244,7 @@ def test_empty_sources_leave_the_rest_alone() -> None:
 
 def test_bad_arguments() -> None:
     """One clear message names the argument, what was expected and what came."""
-    with pytest.raises(ValueError, match="attention: expected 'dot'"):
+    with pytest.raises(ValueError, match="attention: expected one of"):
         make(attention="luong")
     with pytest.raises(ValueError, match=r"n_best: expected 1 to beam \(2\), got 3"):
         make().predict(["a"], beam=2, n_best=3)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from training_data import few_pairs, write_pairs
+from training_data import few_pairs, one_thread, write_pairs
 
-from fastchar.training import Config, InputError, resume, train
+from fastchar.training import Config, InputError, resume, run, train
 from fastchar.training.callbacks import Interrupted, KeepRun
 from fastchar.training.console import make_console
 
@@ -61,6 +63,14 @@ def _stop_after(monkeypatch: pytest.MonkeyPatch, batches: int) -> None:
         end_of_batch(self, trainer, task, outputs, batch, batch_idx)
 
     monkeypatch.setattr(KeepRun, "on_train_batch_end", on_train_batch_end)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _fast() -> Iterator[None]:
+    """No pictures, which take longer than everything else here, and one thread."""
+    with pytest.MonkeyPatch.context() as patch, one_thread():
+        patch.setattr(run, "write_report", lambda *args: None)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +139,7 @@ def test_resume_refuses_other_data(
         with pytest.raises(Interrupted):
             train(config, QUIET)
     data.write_text(data.read_text() + "zyx\tZ IH K S\n")
-    with pytest.raises(InputError, match="expected the training data that .* began with"):
+    with pytest.raises(InputError, match=r"expected the training data that .* began with"):
         resume(config.out, QUIET)
 
 
@@ -154,7 +164,11 @@ def test_ctrl_c_in_a_process(tmp_path: Path, pairs_file: Path) -> None:
         if name not in ("data", "tensorboard", "input_feeding") and value is not None:
             command.append(f"--{name.replace('_', '-')}={value}")
     process = subprocess.Popen(
-        [*command, stopped.data], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [*command, stopped.data],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert process.stdout is not None
     for line in process.stdout:

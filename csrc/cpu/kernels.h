@@ -89,6 +89,8 @@ struct LstmSequenceParams {
 // Elements that any instruction set's packed form of w_hh needs: H filled up to 64 bytes.
 constexpr int64_t packed_size(int64_t H) { return (H + 15) / 16 * 16 * 4 * H; }
 
+// With a folded table (ids given) the gradient goes to its rows, and grad_gates is a ring that
+// holds the last `slots` steps done; else grad_gates is an output and slots is T.
 template <class T>
 struct LstmSequenceBackwardParams {
   const T* grad_y;         // [T, B, H] or null; the padding is never read
@@ -96,19 +98,37 @@ struct LstmSequenceBackwardParams {
   const T* grad_c_n;       // [B, H] or null
   const T* act;            // [T, B, 4H]
   const T* cell;           // [T, B, H]
+  const T* y;              // [T, B, H]
+  const int64_t* ids;      // [T, B], or null
   const T* w_hh;           // [4H, H]
+  const T* h0;             // [B, H]
   const T* c0;             // [B, H]
   const int64_t* lengths;  // [B] or null
-  T* grad_gates;           // [T, B, 4H], zeros in the padding
+  T* grad_gates;           // [slots, B, 4H]; an output [T, B, 4H] has zeros in the padding
+  T* grad_table;           // [V, 4H], null if and only if ids is
+  T* grad_w_hh;            // [4H, H]
   T* grad_h0;              // [B, H]
   T* grad_c0;              // [B, H]
   T* packed;               // these as in LstmSequenceParams
+  T* weight_scratch;       // weight_grad_scratch(H, members) elements at a multiple of 64 bytes
   const int64_t* order;
   const int64_t* alive;
-  int64_t steps, B, H;
+  int64_t steps, B, H, V;
+  int64_t chunk;  // steps after which the weight gradient takes in what is there
+  int64_t slots;  // chunk + 1, or T
   bool reverse;
   bool split_batch;
 };
+
+// The weight gradient sums over the tokens in pieces of this many.
+constexpr int64_t kWeightGradDepth = 256;
+
+// Rows of gate gradients are regrouped in tiles of 6, a little apart so that the tiles do not
+// fall into the same cache sets; each member has a panel of h besides.
+constexpr int64_t weight_grad_tile(int64_t depth) { return 6 * depth + 16; }
+constexpr int64_t weight_grad_scratch(int64_t H, int64_t members) {
+  return (4 * H + 5) / 6 * weight_grad_tile(kWeightGradDepth) + members * 64 * kWeightGradDepth;
+}
 
 // Loss per token of logits input @ weight.T + bias, and with grad_weight its gradients too.
 template <class T>

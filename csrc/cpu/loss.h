@@ -8,15 +8,23 @@
 // the end: same bits for any team.
 
 constexpr int64_t kTileTokens = kDepth;  // a tile is one piece of the product that sums over it
+static_assert(kTileTokens % kBlockRows == 0, "tile_tokens rounds up to whole blocks");
 
-// Chunks of the tokens: enough for a large team, but (beyond 8) their tables together stay
-// smaller than half of `input`.
+// Chunks of the tokens: enough for a large team, but (beyond 4) their tables together stay no
+// larger than `input`.
 inline int64_t loss_chunks(int64_t N, int64_t C) {
-  const int64_t most = N / (2 * C) > 8 ? N / (2 * C) : 8;
+  const int64_t most = N / C > 4 ? N / C : 4;
   int64_t chunks = N / 64;
   if (chunks > most) chunks = most;
   if (chunks > 32) chunks = 32;
   return chunks < 1 ? 1 : chunks;
+}
+
+// Tokens of a tile in a chunk of n: tiles of one size rather than full ones and a small rest.
+inline int64_t tile_tokens(int64_t n) {
+  const int64_t tiles = n > kTileTokens ? (n + kTileTokens - 1) / kTileTokens : 1;
+  const int64_t even = (n + tiles - 1) / tiles;
+  return (even + kBlockRows - 1) / kBlockRows * kBlockRows;
 }
 
 // Where each part of the workspace begins, in elements; each part is whole cache lines.
@@ -227,17 +235,18 @@ void linear_cross_entropy(const LinearCrossEntropyParams<T>& p, const Team& team
   team.barrier->wait();
 
   for (int64_t chunk = team.begin(w.chunks); chunk < team.end(w.chunks); ++chunk) {
-    const int64_t end = p.N * (chunk + 1) / w.chunks;
+    const int64_t begin = p.N * chunk / w.chunks, end = p.N * (chunk + 1) / w.chunks;
+    const int64_t tile = tile_tokens(end - begin);
     int64_t tokens[kTileTokens], M = 0;
     bool first = true;
-    for (int64_t n = p.N * chunk / w.chunks; n < end; ++n) {
+    for (int64_t n = begin; n < end; ++n) {
       if (p.target[n] != p.ignore_index) {
         tokens[M++] = n;
       } else {
         if (p.loss) p.loss[n] = T(0);
         if (p.grad_input) std::memset(p.grad_input + n * H, 0, sizeof(T) * H);
       }
-      if (M == kTileTokens) {
+      if (M == tile) {
         loss_tile(p, w, team.rank, chunk, tokens, M, first);
         first = false;
         M = 0;

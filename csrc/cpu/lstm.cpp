@@ -57,11 +57,10 @@ struct Split {
   bool batch;
 
   Split(int64_t B, int64_t H, int64_t element_size)
-      : members(std::max<int64_t>(1, B * H * H * 4 / kWorkPerMember)),
+      : members(std::clamp<int64_t>(B * H * H * 4 / kWorkPerMember, 1,
+                                    torch::stable::get_num_threads())),
         batch(cpu::packed_size(H) * element_size <= kPrivateWeights &&
-              B >= kPrivateRows *
-                       std::min(members, static_cast<int64_t>(torch::stable::get_num_threads()))) {
-  }
+              B >= kPrivateRows * members) {}
 };
 
 template <class T>
@@ -69,10 +68,18 @@ T* packed_weights(int64_t H) {
   return static_cast<T*>(cpu::Workspace::get(cpu::packed_size(H) * sizeof(T)));
 }
 
+// An uninitialised contiguous output; large ones out of the pool.
 Tensor empty(const Tensor& like, std::initializer_list<int64_t> sizes) {
-  Tensor t = torch::stable::new_empty(like, sizes);
-  cpu::advise_huge_pages(t.mutable_data_ptr(), t.numel() * t.element_size());
-  return t;
+  int64_t bytes = like.element_size();
+  for (int64_t size : sizes) bytes *= size;
+  if (bytes < cpu::BlockPool::kSmallest) return torch::stable::new_empty(like, sizes);
+  int64_t strides[3] = {1, 1, 1}, capacity = 0;
+  const size_t dims = sizes.size();
+  for (size_t d = dims - 1; d > 0; --d) strides[d - 1] = strides[d] * sizes.begin()[d];
+  void* block = cpu::BlockPool::get().take(bytes, &capacity);
+  return torch::stable::from_blob(
+      block, sizes, {strides, dims}, like.device(), like.scalar_type(),
+      [capacity](void* memory) { cpu::BlockPool::get().give_back(memory, capacity); });
 }
 
 // Ids outside the table, where a sequence is alive.
@@ -147,10 +154,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> lstm_sequence(
   return {y, h_n, c_n, act, cell};
 }
 
-std::tuple<Tensor, Tensor, Tensor> lstm_sequence_backward(
+std::tuple<Tensor, Tensor, Tensor, Tensor> lstm_sequence_backward(
     const std::optional<Tensor>& grad_y, const std::optional<Tensor>& grad_h_n,
     const std::optional<Tensor>& grad_c_n, const Tensor& act, const Tensor& cell,
-    const Tensor& w_hh, const Tensor& c0, const std::optional<Tensor>& lengths, bool reverse) {
+    const Tensor& y, const std::optional<Tensor>& ids_arg, const Tensor& w_hh, const Tensor& h0,
+    const Tensor& c0, const std::optional<Tensor>& lengths, bool reverse, int64_t num_rows) {
   constexpr const char* op = "lstm_sequence_backward";
   check_cpu(op, "cell", cell);
   check_shape(op, "cell", cell, {kAny, kAny, kAny});
@@ -158,43 +166,66 @@ std::tuple<Tensor, Tensor, Tensor> lstm_sequence_backward(
   const ScalarType dtype = check_real(op, "cell", cell);
   const int64_t T = cell.size(0), B = cell.size(1), H = cell.size(2);
   check_dense(op, "act", act, dtype, {T, B, 4 * H});
+  check_dense(op, "y", y, dtype, {T, B, H});
   check_dense(op, "w_hh", w_hh, dtype, {4 * H, H});
+  check_dense(op, "h0", h0, dtype, {B, H});
   check_dense(op, "c0", c0, dtype, {B, H});
   check_dense(op, "grad_y", grad_y, dtype, {T, B, H});
   check_dense(op, "grad_h_n", grad_h_n, dtype, {B, H});
   check_dense(op, "grad_c_n", grad_c_n, dtype, {B, H});
   const Ragged ragged(op, lengths, T, B);
+  std::optional<Tensor> ids;
+  if (ids_arg) {
+    check_shape(op, "ids", *ids_arg, {T, B});
+    if (num_rows < 0) fail(op, "num_rows", "a count", num_rows);
+    ids = as_int64(op, "ids", *ids_arg);
+    check_table_ids(op, *ids, data<int64_t>(lengths), num_rows);
+  }
 
-  Tensor grad_gates = empty(w_hh, {T, B, 4 * H});
+  Tensor grad_gates = ids ? empty(w_hh, {num_rows, 4 * H}) : empty(w_hh, {T, B, 4 * H});
+  Tensor grad_w_hh = empty(w_hh, {4 * H, H});
   Tensor grad_h0 = empty(w_hh, {B, H}), grad_c0 = empty(w_hh, {B, H});
-  if (B == 0 || H == 0) return {grad_gates, grad_h0, grad_c0};
   with_real(dtype, [&](auto zero) {
     using T_ = decltype(zero);
     const Split split(B, H, sizeof(T_));
     cpu::LstmSequenceBackwardParams<T_> p{};
+    p.chunk = std::clamp<int64_t>(cpu::kWeightGradDepth / std::max<int64_t>(B, 1), 1,
+                                  std::max<int64_t>(T, 1));
+    p.slots = ids ? p.chunk + 1 : T;
+    const int64_t packed = cpu::packed_size(H);
+    const int64_t scratch = cpu::weight_grad_scratch(H, split.members) + 15;
+    const int64_t ring = ids ? p.slots * B * 4 * H : 0;
+    p.packed =
+        static_cast<T_*>(cpu::Workspace::get(sizeof(T_) * (packed + scratch / 16 * 16 + ring)));
+    p.weight_scratch = p.packed + packed;
+    p.grad_gates = ids ? p.weight_scratch + scratch / 16 * 16 : mutable_data<T_>(grad_gates);
     p.grad_y = data<T_>(grad_y);
     p.grad_h_n = data<T_>(grad_h_n);
     p.grad_c_n = data<T_>(grad_c_n);
     p.act = data<T_>(act);
     p.cell = data<T_>(cell);
+    p.y = data<T_>(y);
+    p.ids = data<int64_t>(ids);
     p.w_hh = data<T_>(w_hh);
+    p.h0 = data<T_>(h0);
     p.c0 = data<T_>(c0);
     p.lengths = data<int64_t>(lengths);
-    p.grad_gates = mutable_data<T_>(grad_gates);
+    p.grad_table = ids ? mutable_data<T_>(grad_gates) : nullptr;
+    p.grad_w_hh = mutable_data<T_>(grad_w_hh);
     p.grad_h0 = mutable_data<T_>(grad_h0);
     p.grad_c0 = mutable_data<T_>(grad_c0);
-    p.packed = packed_weights<T_>(H);
     p.order = ragged.order_data();
     p.alive = ragged.alive_data();
     p.steps = T;
     p.B = B;
     p.H = H;
+    p.V = num_rows;
     p.reverse = reverse;
     p.split_batch = split.batch;
     const auto kernel = cpu::kernels().table(zero).lstm_backward;
     run_team(split.members, [&](const Team& team) { kernel(p, team); });
   });
-  return {grad_gates, grad_h0, grad_c0};
+  return {grad_gates, grad_w_hh, grad_h0, grad_c0};
 }
 
 }  // namespace

@@ -2,9 +2,10 @@
 // respect to the pre-activations.
 // Part of isa_body.h: inside the instruction set's namespace.
 //
-// Step t's gradient with respect to h is grad_y[t] + grad_gates[step after t] @ w_hh. Panels are up
-// to kPanelVectors vectors of hidden units wide, [panel][k = 0..4H)[units], and the gates'
-// gradient follows in the tile's epilogue. grad_c0 carries the cell's gradient from step to step.
+// Step t's gradient with respect to h is grad_y[t] + grad_gates[step after t] @ w_hh. Panels
+// are up to kPanelVectors vectors of hidden units wide, [panel][k = 0..4H)[units], and the
+// gates' gradient follows in the tile's epilogue. grad_c0 carries the cell's gradient from step
+// to step.
 
 // Hidden units of the panels: H in vectors, spread evenly over as few panels as can be.
 template <class T>
@@ -21,20 +22,17 @@ struct BackwardStep {
   const LstmSequenceBackwardParams<T>& p;
   const Share& share;
   const BackwardPanels<T>& panels;
-  int64_t t;  // -1: the step before the first, which writes grad_h0
+  int64_t t;
+  T* grads;              // [B, 4H], this step's grad_gates
+  const T* grads_after;  // [B, 4H], those of the step that the forward pass did after it
 
   int64_t length(int64_t b) const { return p.lengths ? p.lengths[b] : p.steps; }
+  bool exists(int64_t b) const { return t >= 0 && t < length(b); }
   // Whether step t is the first or the last that the forward pass did of sequence b.
   bool is_first(int64_t b) const { return p.reverse ? t + 1 == length(b) : t == 0; }
   bool is_last(int64_t b) const { return p.reverse ? t == 0 : t + 1 == length(b); }
 
-  const T* grad_gates_after(int64_t b) const {
-    int64_t after = p.reverse ? t - 1 : t + 1;
-    if (t < 0) after = p.reverse ? length(b) - 1 : 0;
-    return p.grad_gates + (after * p.B + b) * 4 * p.H;
-  }
-
-  const T* row(int64_t i) const { return grad_gates_after(share.sequence(i)); }
+  const T* row(int64_t i) const { return grads_after + share.sequence(i) * 4 * p.H; }
 
   void multiply(int64_t panel, int64_t k, int64_t depth, int64_t rows, const T* const* grads,
                 T* const* c, bool add) const {
@@ -54,7 +52,7 @@ struct BackwardStep {
   // Units [j, j + W) of sequence b.
   FASTCHAR_INLINE void finish_units(int64_t b, int64_t j, Vec<T> grad_h) const {
     const int64_t H = p.H, n = H - j;
-    if (t < 0) return store_upto(p.grad_h0 + b * H + j, grad_h, n);
+    if (!exists(b)) return store_upto(p.grad_h0 + b * H + j, grad_h, n);
     const int64_t token = t * p.B + b, before = p.reverse ? t + 1 : t - 1;
     const bool last = is_last(b);
     if (last && p.grad_h_n) grad_h = grad_h + load_upto(p.grad_h_n + b * H + j, n);
@@ -63,11 +61,11 @@ struct BackwardStep {
     const Vec<T> grad_c = carried ? load_upto(carried + b * H + j, n) : Vec<T>{};
     const T* c_prev = (is_first(b) ? p.c0 + b * H : p.cell + (before * p.B + b) * H) + j;
     const T* act = p.act + token * 4 * H + j;
-    const auto d = cell_backward(load_upto(act, n), load_upto(act + H, n),
-                                 load_upto(act + 2 * H, n), load_upto(act + 3 * H, n),
-                                 load_upto(c_prev, n), load_upto(p.cell + token * H + j, n),
-                                 grad_h, grad_c);
-    T* grad = p.grad_gates + token * 4 * H + j;
+    const auto d =
+        cell_backward(load_upto(act, n), load_upto(act + H, n), load_upto(act + 2 * H, n),
+                      load_upto(act + 3 * H, n), load_upto(c_prev, n),
+                      load_upto(p.cell + token * H + j, n), grad_h, grad_c);
+    T* grad = grads + b * 4 * H + j;
     store_upto(grad, d.i, n);
     store_upto(grad + H, d.f, n);
     store_upto(grad + 2 * H, d.g, n);
@@ -107,13 +105,14 @@ void lstm_backward(const LstmSequenceBackwardParams<T>& p, const Team& team) {
   const int64_t H = p.H, B = p.B;
   const BackwardPanels<T> panels(H);
   const Share share(p.order, p.split_batch, team);
-  const auto alive = [&](int64_t t) { return p.alive ? p.alive[t] : B; };
-  pack_backward(p.w_hh, p.packed, H, panels, team.begin(panels.panels), team.end(panels.panels));
+  WeightGrad<T> weight_grad(p, team);
+  pack_backward(p.w_hh, p.packed, H, panels, team.begin(panels.panels),
+                team.end(panels.panels));
 
   // Rows that no step writes: padding, and the states of empty sequences.
   for (int64_t b = team.begin(B); (p.lengths || p.steps == 0) && b < team.end(B); ++b) {
     const int64_t length = p.lengths ? p.lengths[b] : 0;
-    for (int64_t t = length; t < p.steps; ++t) {
+    for (int64_t t = length; !p.grad_table && t < p.steps; ++t) {
       __builtin_memset(p.grad_gates + (t * B + b) * 4 * H, 0, sizeof(T) * 4 * H);
     }
     if (length > 0) continue;
@@ -121,23 +120,29 @@ void lstm_backward(const LstmSequenceBackwardParams<T>& p, const Team& team) {
     copy_or_zero(p.grad_c0 + b * H, p.grad_c_n ? p.grad_c_n + b * H : nullptr, H);
   }
   team.barrier->wait();
-  if (p.steps == 0) return;
 
-  for (int64_t s = 0; s < p.steps; ++s) {
-    const int64_t t = p.reverse ? s : p.steps - 1 - s;
-    // Of the rows alive, those in front have a step after this one in the forward pass.
-    const int64_t rows = share.count(alive(t));
-    const int64_t going_on = p.reverse ? (s > 0 ? rows : 0) : (s > 0 ? share.count(alive(t + 1)) : 0);
-    const BackwardStep<T> step{p, share, panels, t};
+  // One step more than there are: it writes grad_h0. Sequences end at different steps in
+  // reverse, and then that of a short one is written among the others' steps.
+  for (int64_t s = 0; s <= p.steps && p.steps > 0; ++s) {
+    const int64_t t = step_at(p, s);
+    T* grads = s < p.steps ? grad_gates_at(p, s) : nullptr;
+    const T* grads_after = s > 0 ? grad_gates_at(p, s - 1) : nullptr;
+    const BackwardStep<T> step{p, share, panels, t, grads, grads_after};
+    const int64_t rows = share.count(alive_at(p, t));
+    const int64_t going_on = s > 0 ? share.count(alive_at(p, step_at(p, s - 1))) : 0;
     share.run<T>(step, going_on, panels.panels, 4 * H);
     const T nothing[kPanel<T>] = {};
-    const int64_t starting = (rows - going_on) * panels.panels;
+    const int64_t starting = rows > going_on ? (rows - going_on) * panels.panels : 0;
     for (int64_t i = starting * share.rank / share.size;
          i < starting * (share.rank + 1) / share.size; ++i) {
       step.finish(i % panels.panels, going_on + i / panels.panels, nothing);
     }
-    if (!p.split_batch) team.barrier->wait();
+    const bool chunk_ends = s < p.steps && ((s + 1) % p.chunk == 0 || s + 1 == p.steps);
+    if (!p.split_batch || chunk_ends) team.barrier->wait();
+    if (!chunk_ends) continue;
+    weight_grad.add_steps(s / p.chunk * p.chunk, s + 1);
+    // Those who do not wait at every step would overwrite the ring under the others.
+    if (p.split_batch) team.barrier->wait();
   }
-  const BackwardStep<T> before_first{p, share, panels, -1};
-  share.run<T>(before_first, share.count(alive(0)), panels.panels, 4 * H);
+  weight_grad.finish();
 }

@@ -2,9 +2,9 @@
 // Part of isa_body.h: inside the instruction set's namespace.
 //
 // w_hh is packed once a call into panels of W = kLanes hidden units x 4 gates,
-// [panel][4 / kPanelVectors][k][kPanelVectors][W], so that a product ends with the four gates of
-// its units together, and activation, cell update and output follow while they are in L1. Units
-// past H are zeros.
+// [panel][4 / kPanelVectors][k][kPanelVectors][W], so that a product ends with the four gates
+// of its units together, and activation, cell update and output follow while they are in L1.
+// Units past H are zeros.
 
 template <class T>
 struct ForwardStep {
@@ -41,11 +41,10 @@ struct ForwardStep {
     const int64_t H = p.H, n = H - j, token = t * p.B + b;
     const T* gates = p.gates + (p.ids ? p.ids[token] : token) * 4 * H + j;
     const T* c = (is_first(b) ? p.c0 : p.c_n) + b * H + j;
-    const auto s = cell_forward(load(sums) + load_upto(gates, n),
-                                load(sums + W) + load_upto(gates + H, n),
-                                load(sums + 2 * W) + load_upto(gates + 2 * H, n),
-                                load(sums + 3 * W) + load_upto(gates + 3 * H, n),
-                                load_upto(c, n));
+    const auto s =
+        cell_forward(load(sums) + load_upto(gates, n), load(sums + W) + load_upto(gates + H, n),
+                     load(sums + 2 * W) + load_upto(gates + 2 * H, n),
+                     load(sums + 3 * W) + load_upto(gates + 3 * H, n), load_upto(c, n));
     store_upto(p.c_n + b * H + j, s.c, n);
     store_upto(p.y + token * H + j, s.h, n);
     if (is_last(b)) store_upto(p.h_n + b * H + j, s.h, n);
@@ -59,7 +58,8 @@ struct ForwardStep {
   }
 };
 
-// Panels [begin, end) of the packed form of w_hh, [4H, H].
+// Panels [begin, end) of the packed form of w_hh, [4H, H]: W x W blocks are transposed in
+// registers, since a line of a panel takes one element of each of W rows.
 template <class T>
 void pack_forward(const T* w_hh, T* packed, int64_t H, int64_t begin, int64_t end) {
   constexpr int W = kLanes<T>;
@@ -68,10 +68,16 @@ void pack_forward(const T* w_hh, T* packed, int64_t H, int64_t begin, int64_t en
     for (int g = 0; g < 4; ++g) {
       const T* rows = w_hh + (g * H + panel * W) * H;
       T* out = packed + (panel * 4 + g / kPanelVectors * kPanelVectors) * W * H;
-      for (int64_t k = 0; k < H; ++k) {
-        T* line = out + (k * kPanelVectors + g % kPanelVectors) * W;
-        for (int64_t u = 0; u < units; ++u) line[u] = rows[u * H + k];
-        for (int64_t u = units; u < W; ++u) line[u] = T(0);
+      out += g % kPanelVectors * W;
+      for (int64_t k = 0; k < H; k += W) {
+        const int64_t columns = smaller(W, H - k);
+        Vec<T> block[W];
+        for (int u = 0; u < W; ++u) {
+          block[u] = u < units ? load_upto(rows + u * H + k, columns) : Vec<T>{};
+        }
+        transpose<T>(block);
+        for (int64_t i = 0; i < columns; ++i)
+          store(out + (k + i) * kPanelVectors * W, block[i]);
       }
     }
   }

@@ -1,15 +1,17 @@
-// What the forward and the backward sequence kernel share: the order in which a team works through
-// panels and row tiles, and which rows are alive at a step.
-// Part of isa_body.h: inside the instruction set's namespace.
+// What the forward and the backward sequence kernel share: the order in which a team works
+// through panels and row tiles, and which rows are alive at a step. Part of isa_body.h: inside
+// the instruction set's namespace.
 //
 // Both kernels multiply a few rows (h, or the gate gradients of the step after) with a slice of
-// w_hh's columns packed into gemm.h's panels, and finish each element of the product where it was
-// made. The sum over k goes in blocks of kBlockK: a panel's block stays in L1 while all rows
-// pass, and summing within blocks first keeps the rounding error small. Every output element is
-// the same chain of additions whatever the tile, the team or the neighbouring rows are.
+// w_hh's columns packed into gemm.h's panels, and finish each element of the product where it
+// was made. The sum over k goes in blocks of kBlockK: a panel's block stays in L1 while all
+// rows pass, and summing within blocks first keeps the rounding error small. Every output
+// element is the same chain of additions whatever the tile, the team or the neighbouring rows
+// are.
 
 constexpr int64_t kBlockK = 128;
-// Row tiles that pass before the next block of k: bounds the partial sums on the stack.
+// Row tiles that pass a panel before the next panel: their rows stay in L2, and their partial
+// sums on the stack.
 constexpr int64_t kGroupTiles = 24;
 // Vectors of partial sums a row: the four gates of a vector of units, or a backward panel.
 constexpr int kSumVectors = 4;
@@ -29,18 +31,22 @@ struct PartialSums {
   alignas(64) T sums[kGroupTiles * kBlockRows][kSumVectors * kLanes<T>];
 };
 
-// Works through the items [begin, end) of panels x tiles, panel by panel: all blocks of k for a
-// group of tiles, then what follows the product. The step has
-//   row(i)                       address of row i, K elements
-//   multiply(panel, k, n, rows, a, c, add)    c[r] (+)= a[r][k, k + n) @ panel for r < rows
-//   finish(panel, i, sums)       row i's product is complete
+// Works through the items [begin, end) of (group of row tiles) x panels x tiles of the group:
+// all blocks of k for the tiles of one panel, then what follows the product. The step has
+//   row(i)                                    address of row i, K elements
+//   multiply(panel, k, n, rows, a, c, add)    c[r] (+)= a[r][0, n) @ panel[k, k + n), r < rows
+//   finish(panel, i, sums)                    row i's product is complete
 template <class T, class Step>
-void run_items(const Step& step, const Tiles& tiles, int64_t begin, int64_t end, int64_t K) {
+void run_items(const Step& step, const Tiles& tiles, int64_t panels, int64_t begin, int64_t end,
+               int64_t K) {
   PartialSums<T> partial;
   while (begin < end) {
-    const int64_t panel = begin / tiles.tiles;
-    const int64_t tile_begin = begin - panel * tiles.tiles;
-    const int64_t n = smaller(smaller(tiles.tiles - tile_begin, end - begin), kGroupTiles);
+    const int64_t group = begin / (panels * kGroupTiles) * kGroupTiles;  // its first tile
+    const int64_t in_group = smaller(kGroupTiles, tiles.tiles - group);
+    const int64_t item = begin - group * panels;
+    const int64_t panel = item / in_group;
+    const int64_t tile_begin = group + item % in_group;
+    const int64_t n = smaller(group + in_group - tile_begin, end - begin);
     const int64_t first_row = tiles.begin(tile_begin);
     for (int64_t k = 0; k < K; k += kBlockK) {
       const int64_t depth = smaller(kBlockK, K - k);
@@ -92,6 +98,6 @@ struct Share {
     if (rows == 0) return;
     const Tiles tiles(rows);
     const int64_t items = panels * tiles.tiles;
-    run_items<T>(step, tiles, items * rank / size, items * (rank + 1) / size, K);
+    run_items<T>(step, tiles, panels, items * rank / size, items * (rank + 1) / size, K);
   }
 };

@@ -158,10 +158,16 @@ FASTCHAR_INLINE VecD fma(VecD a, VecD b, VecD c) { return a * b + c; }
 // The bound where x is beyond it, else x: a NaN stays (the instructions return their second
 // operand when one is NaN). The full mask keeps GCC 12 from warning about its own headers.
 #if defined(FASTCHAR_ISA_AVX512)
-FASTCHAR_INLINE VecF at_most(VecF bound, VecF x) { return _mm512_maskz_min_ps(0xffff, bound, x); }
+FASTCHAR_INLINE VecF at_most(VecF bound, VecF x) {
+  return _mm512_maskz_min_ps(0xffff, bound, x);
+}
 FASTCHAR_INLINE VecD at_most(VecD bound, VecD x) { return _mm512_maskz_min_pd(0xff, bound, x); }
-FASTCHAR_INLINE VecF at_least(VecF bound, VecF x) { return _mm512_maskz_max_ps(0xffff, bound, x); }
-FASTCHAR_INLINE VecD at_least(VecD bound, VecD x) { return _mm512_maskz_max_pd(0xff, bound, x); }
+FASTCHAR_INLINE VecF at_least(VecF bound, VecF x) {
+  return _mm512_maskz_max_ps(0xffff, bound, x);
+}
+FASTCHAR_INLINE VecD at_least(VecD bound, VecD x) {
+  return _mm512_maskz_max_pd(0xff, bound, x);
+}
 #elif defined(FASTCHAR_ISA_AVX2)
 FASTCHAR_INLINE VecF at_most(VecF bound, VecF x) { return _mm256_min_ps(bound, x); }
 FASTCHAR_INLINE VecD at_most(VecD bound, VecD x) { return _mm256_min_pd(bound, x); }
@@ -177,6 +183,58 @@ FASTCHAR_INLINE V at_least(V bound, V x) {
   return x < bound ? bound : x;
 }
 #endif
+
+// --- order of lanes ---
+
+template <class T>
+struct LaneIndex;
+template <>
+struct LaneIndex<float> {
+  using type = VecI;
+};
+template <>
+struct LaneIndex<double> {
+  using type = VecL;
+};
+
+// Lanes of a and b side by side, in the order of `lanes`, which is known when compiling.
+template <class V, class I>
+FASTCHAR_INLINE V shuffle(V a, V b, I lanes) {
+#if defined(__clang__)
+  constexpr int W = sizeof(I) / sizeof(lanes[0]);
+  V v{};
+  for (int i = 0; i < W; ++i) v[i] = lanes[i] < W ? a[lanes[i]] : b[lanes[i] - W];
+  return v;
+#else
+  return __builtin_shuffle(a, b, lanes);
+#endif
+}
+
+// Exchanges the off-diagonal quarters of every 2S x 2S block, then those of their halves.
+template <class T, int S>
+FASTCHAR_INLINE void transpose_blocks(Vec<T> (&rows)[kLanes<T>]) {
+  constexpr int W = kLanes<T>;
+  typename LaneIndex<T>::type left{}, right{};
+#pragma GCC unroll 16
+  for (int lane = 0; lane < W; ++lane) {
+    left[lane] = lane & S ? W + lane - S : lane;
+    right[lane] = lane & S ? W + lane : lane + S;
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < W; ++i) {
+    if (i & S) continue;
+    const Vec<T> a = rows[i], b = rows[i + S];
+    rows[i] = shuffle(a, b, left);
+    rows[i + S] = shuffle(a, b, right);
+  }
+  if constexpr (S > 1) transpose_blocks<T, S / 2>(rows);
+}
+
+// rows[i][j] <-> rows[j][i].
+template <class T>
+FASTCHAR_INLINE void transpose(Vec<T> (&rows)[kLanes<T>]) {
+  transpose_blocks<T, kLanes<T> / 2>(rows);
+}
 
 // --- exponentials ---
 
@@ -216,8 +274,9 @@ FASTCHAR_INLINE VecF expm1_reduced(VecF r) {
   return fma(q, r * r, r);
 }
 FASTCHAR_INLINE VecD expm1_reduced(VecD r) {
-  constexpr double factorials[] = {6227020800., 479001600., 39916800., 3628800., 362880., 40320.,
-                                   5040.,       720.,       120.,      24.,      6.,      2.};
+  constexpr double factorials[] = {6227020800., 479001600., 39916800., 3628800.,
+                                   362880.,     40320.,     5040.,     720.,
+                                   120.,        24.,        6.,        2.};
   VecD q = broadcast(1. / factorials[0]);
 #pragma GCC unroll 11
   for (int i = 1; i < 12; ++i) q = fma(q, r, broadcast(1. / factorials[i]));
@@ -271,8 +330,9 @@ FASTCHAR_INLINE V tanh(V x) {
 
 // --- denormals ---
 
-// Flushes denormal inputs and results to zero in this thread while it lives: a decaying gradient
-// must not run a hundred times slower. Nothing to do where the baseline has no such mode.
+// Flushes denormal inputs and results to zero in this thread while it lives: a decaying
+// gradient must not run a hundred times slower. Nothing to do where the baseline has no such
+// mode.
 class FlushDenormals {
  public:
 #if defined(__x86_64__)

@@ -40,7 +40,7 @@ class SpinBarrier {
 #endif
   }
 
-  static constexpr int kSpins = 4096;
+  static constexpr int kSpins = 1024;
   // A cache line each: arrivals must not disturb those who spin on the generation.
   alignas(64) std::atomic<int> arrived_{0};
   alignas(64) std::atomic<int> generation_{0};

@@ -1,11 +1,14 @@
-// Scratch memory of the launchers: one buffer a calling thread, kept from call to call because
-// fresh pages cost more than what is done with them.
+// Memory that is kept from call to call, because the first touch of fresh pages costs as much
+// as what a kernel does with them: the launchers' scratch, and blocks for large outputs.
 #pragma once
 
 #include <sys/mman.h>
+#include <cstddef>
 #include <cstdint>
 #include <cstdlib>
+#include <mutex>
 #include <new>
+#include <vector>
 
 namespace fastchar::cpu {
 
@@ -20,6 +23,17 @@ inline void advise_huge_pages(void* p, int64_t bytes) {
 #else
   (void)p, (void)bytes;
 #endif
+}
+
+// A block of at least `bytes` at a multiple of 64, free() gives it back; sets `capacity`.
+inline void* allocate_block(int64_t bytes, int64_t* capacity) {
+  constexpr int64_t kPage = int64_t{1} << 12, kHuge = int64_t{1} << 21;
+  const int64_t unit = bytes < kHuge ? kPage : kHuge;
+  *capacity = (bytes + unit - 1) / unit * unit;
+  void* block = std::aligned_alloc(static_cast<size_t>(unit), static_cast<size_t>(*capacity));
+  if (!block) throw std::bad_alloc();
+  advise_huge_pages(block, *capacity);
+  return block;
 }
 
 class Workspace {
@@ -37,19 +51,72 @@ class Workspace {
   void* grow(int64_t bytes) {
     if (bytes <= capacity_) return memory_;
     std::free(memory_);
+    memory_ = nullptr;
     capacity_ = 0;
-    constexpr int64_t kPage = int64_t{1} << 12, kHuge = int64_t{1} << 21;
-    const int64_t unit = bytes < kHuge ? kPage : kHuge;
-    const int64_t rounded = (bytes + unit - 1) / unit * unit;
-    memory_ = std::aligned_alloc(static_cast<size_t>(unit), static_cast<size_t>(rounded));
-    if (!memory_) throw std::bad_alloc();
-    advise_huge_pages(memory_, rounded);
-    capacity_ = rounded;
+    memory_ = allocate_block(bytes, &capacity_);
     return memory_;
   }
 
   void* memory_ = nullptr;
   int64_t capacity_ = 0;
+};
+
+// Blocks of outputs whose tensors are gone, for the next call to use: a training step asks for
+// the same sizes over and over. Keeps at most kKept bytes; what comes back beyond that is
+// freed.
+class BlockPool {
+ public:
+  static constexpr int64_t kSmallest = int64_t{1}
+                                       << 20;  // below, malloc keeps the pages itself
+  static constexpr int64_t kKept = int64_t{1} << 28;
+
+  // Never destroyed: tensors may outlive everything static.
+  static BlockPool& get() {
+    static BlockPool* pool = new BlockPool;
+    return *pool;
+  }
+
+  // At least `bytes`; sets `capacity`, to be handed to give_back.
+  void* take(int64_t bytes, int64_t* capacity) {
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      size_t best = free_.size();
+      for (size_t i = 0; i < free_.size(); ++i) {
+        const int64_t size = free_[i].capacity;
+        if (size < bytes || size > bytes * 2) continue;
+        if (best == free_.size() || size < free_[best].capacity) best = i;
+      }
+      if (best < free_.size()) {
+        const Block block = free_[best];
+        free_.erase(free_.begin() + static_cast<std::ptrdiff_t>(best));
+        kept_ -= block.capacity;
+        *capacity = block.capacity;
+        return block.memory;
+      }
+    }
+    return allocate_block(bytes, capacity);
+  }
+
+  // The oldest blocks make room.
+  void give_back(void* memory, int64_t capacity) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    free_.push_back({memory, capacity});
+    kept_ += capacity;
+    while (kept_ > kKept) {
+      std::free(free_.front().memory);
+      kept_ -= free_.front().capacity;
+      free_.erase(free_.begin());
+    }
+  }
+
+ private:
+  struct Block {
+    void* memory;
+    int64_t capacity;
+  };
+  std::mutex mutex_;
+  std::vector<Block> free_;  // oldest first
+  int64_t kept_ = 0;
 };
 
 }  // namespace fastchar::cpu

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from fastchar.analysis.style import GREY, labels, new_figure, save
+from fastchar.analysis.style import GREY, labels, new_figure, save, styled
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,7 @@ class Look:
     weights: Tensor
 
 
+@styled
 def plot_attention(looks: Sequence[Look], path: str | Path, columns: int = 3) -> None:
     """Heat maps, one a look, read from left to right and written from top to bottom."""
     columns = min(columns, len(looks))
@@ -37,6 +38,7 @@ def plot_attention(looks: Sequence[Look], path: str | Path, columns: int = 3) ->
         axis.set_xticks(range(len(look.read)), labels(look.read))
         axis.set_yticks(range(len(look.written)), labels(look.written))
         axis.tick_params(length=0)
+        axis.set_anchor("NW")
         axis.spines[:].set_visible(True)
         axis.spines[:].set_color(GREY)
     for axis in axes[len(looks) :]:

@@ -8,9 +8,10 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from fastchar.analysis.style import BLUE, GREY, GRID, ORANGE, RED, new_figure, save
+from fastchar.analysis.style import BLUE, GREY, GRID, ORANGE, RED, new_figure, save, styled
 
 
+@styled
 def plot_curve(rows: Sequence[Mapping[str, float]], path: str | Path) -> None:
     """The rows of a ``metrics.csv`` as curves: losses, and error rates or bits a character."""
     figure, (left, right) = new_figure(9.6, 3.8, 1, 2)
@@ -24,8 +25,8 @@ def plot_curve(rows: Sequence[Mapping[str, float]], path: str | Path) -> None:
     line(left, "dev_loss", "held out", BLUE)
     left.set_title("loss, nats per symbol")
     if "dev_wer" in rows[0]:
-        line(right, "dev_wer", "words wrong (WER)", RED)
-        line(right, "dev_per", "symbols wrong (PER)", ORANGE)
+        line(right, "dev_wer", "WER", RED)
+        line(right, "dev_per", "PER", ORANGE)
         right.set_title("error rates, held out")
         right.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         _mark_best(right, epochs, [row["dev_wer"] for row in rows], "{:.1%}", RED)
@@ -37,10 +38,12 @@ def plot_curve(rows: Sequence[Mapping[str, float]], path: str | Path) -> None:
     for axis in (left, right):
         axis.set_xlabel("epoch")
         axis.set_ylim(bottom=0)
+        axis.margins(x=0.06)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=10))
         axis.grid(axis="y", color=GRID)
         axis.set_axisbelow(True)
-        axis.legend(loc="upper right")
+        # Beside the title, where no curve goes.
+        axis.legend(loc="lower right", bbox_to_anchor=(1, 0.98), ncols=2, borderaxespad=0)
     save(figure, path)
 
 

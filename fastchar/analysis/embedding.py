@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fastchar.analysis.style import BLUE, GREY, ORANGE, RED, label, new_figure, save
+from fastchar.analysis.style import BLUE, GREY, RED, label, new_figure, save, styled
 from fastchar.models import CharLM, Seq2Seq
 from fastchar.text import Vocabulary
 
@@ -52,6 +52,7 @@ def project(weight: Tensor) -> tuple[Tensor, float]:
     return u[:, :2] * s[:2], share
 
 
+@styled
 def plot_embedding(maps: dict[str, tuple[Vocabulary, Tensor]], path: str | Path) -> None:
     """A map of each embedding; a symbol's size tells how often it was seen."""
     figure, axes = new_figure(5.6 * len(maps), 5.4, 1, len(maps))
@@ -63,7 +64,9 @@ def plot_embedding(maps: dict[str, tuple[Vocabulary, Tensor]], path: str | Path)
         for i, (x, y), size in zip(shown, spots, sizes, strict=True):
             symbol = vocabulary.symbols[i]
             color = _color(symbol)
-            axis.text(x, y, label(symbol), size=size, color=color, ha="center", va="center")
+            # Points and dashes are too slight to be small.
+            bold = {"size": 17, "weight": "bold"} if color == GREY else {"size": size}
+            axis.text(x, y, label(symbol), color=color, ha="center", va="center", **bold)
         low, high = spots.min(0), spots.max(0)
         margin = 0.06 * (high - low) + 1e-9
         axis.set_xlim(low[0] - margin[0], high[0] + margin[0])
@@ -71,7 +74,11 @@ def plot_embedding(maps: dict[str, tuple[Vocabulary, Tensor]], path: str | Path)
         axis.set_xticks([])
         axis.set_yticks([])
         axis.set_title(f"{name} symbols")
-        axis.set_xlabel(f"two principal components, {share:.0%} of the variance", color=GREY)
+        axis.set_xlabel(
+            f"two principal components, {share:.0%} of the variance\n"
+            "vowels red, other letters blue; larger: seen more often",
+            color=GREY,
+        )
     save(figure, path)
 
 
@@ -92,11 +99,12 @@ def _sizes(vocabulary: Vocabulary, shown: Sequence[int]) -> list[float]:
 
 
 def _color(symbol: str) -> str:
-    """Vowels, consonants, other letters of no case, and the rest."""
+    """Of vowels, of other letters, and of the rest; phones go by their first letter."""
     base = unicodedata.normalize("NFD", symbol)[0].lower()
     if not base.isalpha():
         return GREY
-    return RED if base in VOWELS else BLUE if symbol.isascii() or base.isalpha() else ORANGE
+    # The phone Y of English "yes" is no vowel, the letter y and IPA's y are.
+    return RED if base in VOWELS and symbol != "Y" else BLUE
 
 
 def _apart(places: np.ndarray, least: float = 0.035, rounds: int = 200) -> np.ndarray:
@@ -110,6 +118,8 @@ def _apart(places: np.ndarray, least: float = 0.035, rounds: int = 200) -> np.nd
         if not push.any():
             break
         # Symbols in the very same place go apart along the diagonal, by their order.
-        way = np.where(distance[..., None] > 1e-9, gap / np.maximum(distance, 1e-9)[..., None], 0.7)
+        order = np.sign(np.subtract.outer(*[np.arange(len(spots))] * 2))[..., None] * 0.7
+        unit = gap / np.maximum(distance, 1e-9)[..., None]
+        way = np.where(distance[..., None] > 1e-9, unit, order)
         spots = spots + (push[..., None] * way).sum(1)
     return spots * size

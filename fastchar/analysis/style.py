@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import unicodedata
 from collections.abc import Sequence
@@ -17,10 +18,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 INK, GREY, GRID = "#1f2933", "#7b8794", "#e4e7eb"
-BLUE, ORANGE, GREEN, RED = "#2563eb", "#ea580c", "#0d9488", "#dc2626"
+BLUE, ORANGE, RED = "#2563eb", "#ea580c", "#dc2626"
+FONT = "DejaVu Sans"  # comes with matplotlib
 
 _RC: dict[Any, Any] = {
-    "font.family": ["DejaVu Sans"],
+    "font.family": [FONT],
     "font.size": 10,
     "text.color": INK,
     "axes.edgecolor": GREY,
@@ -37,14 +39,16 @@ _RC: dict[Any, Any] = {
     "legend.frameon": False,
 }
 
+# Decorates a function that draws: the caller's own matplotlib settings stay as they are.
+styled = matplotlib.rc_context(_RC)
+
 
 def new_figure(
     width: float, height: float, rows: int = 1, columns: int = 1
 ) -> tuple[Figure, list[Axes]]:
     """A figure of inches by inches and its axes, row by row."""
-    with matplotlib.rc_context(_RC):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        axes = figure.subplots(rows, columns, squeeze=False)
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
     return figure, [axis for row in axes for axis in row]
 
 
@@ -53,8 +57,7 @@ def save(figure: Figure, path: str | Path) -> None:
     path = Path(path)
     beside = path.with_name(f".{path.name}.partial")
     try:
-        with matplotlib.rc_context(_RC):
-            figure.savefig(beside, format="png", dpi=150)
+        figure.savefig(beside, format="png", dpi=150)
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
@@ -64,23 +67,18 @@ def label(symbol: str) -> str:
     """``symbol`` as it can be seen: no blanks, no controls, nothing that the font lacks."""
     if symbol == " ":
         return "␣"
-    if all(unicodedata.category(c)[0] not in "CZ" and _in_font(c) for c in symbol):
-        # Combining marks need something to stand on; $ would start a formula.
-        marked = "◌" + symbol if symbol and unicodedata.combining(symbol[0]) else symbol
-        return marked.replace("$", r"\$")
-    return " ".join(f"{ord(c):04X}" for c in symbol)
-
-
-def _in_font(character: str) -> bool:
-    global _covered
-    if _covered is None:
-        path = font_manager.findfont("DejaVu Sans")
-        _covered = frozenset(font_manager.get_font(path).get_charmap())
-    return ord(character) in _covered
-
-
-_covered: frozenset[int] | None = None
+    if not all(unicodedata.category(c)[0] not in "CZ" and ord(c) in _covered() for c in symbol):
+        return " ".join(f"{ord(c):04X}" for c in symbol)
+    if unicodedata.combining(symbol[0]):
+        return "◌" + symbol  # a mark needs something to stand on
+    return symbol.replace("$", r"\$")  # a pair of them would be a formula
 
 
 def labels(symbols: Sequence[str]) -> list[str]:
     return [label(symbol) for symbol in symbols]
+
+
+@functools.cache
+def _covered() -> frozenset[int]:
+    """The code points that the font has."""
+    return frozenset(font_manager.get_font(font_manager.findfont(FONT)).get_charmap())

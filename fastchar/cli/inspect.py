@@ -40,13 +40,13 @@ def inspect(
     from fastchar.analysis.embedding import embeddings, plot_embedding
 
     loaded = open_model(model, "cpu")
-    parameters = sum(p.numel() for p in loaded.parameters())
-    settings = ", ".join(f"{k} {v}" for k, v in loaded.config.items())
-    typer.echo(f"{loaded.model_name}, {parameters:,} parameters: {settings}")
     maps = embeddings(loaded)
     for symbol in symbols or []:
         if not any(symbol in vocabulary for vocabulary, _ in maps.values()):
             raise InputError(f"--symbol: expected a symbol of the model, got {symbol!r}")
+    parameters = sum(p.numel() for p in loaded.parameters())
+    settings = ", ".join(f"{k} {v}" for k, v in loaded.config.items())
+    typer.echo(f"{loaded.model_name}, {parameters:,} parameters: {settings}")
     for name, (vocabulary, weight) in maps.items():
         _print_table(name, vocabulary, weight, symbols, neighbours)
     if map is not None:

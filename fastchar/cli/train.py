@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import types
 import typing
 from typing import Annotated, Any
 
@@ -12,7 +11,7 @@ import typer
 from typer.models import OptionInfo
 
 from fastchar.cli.options import paragraphs
-from fastchar.training.config import DEFAULTS, Config, read_yaml
+from fastchar.training.config import DEFAULTS, Config, read_yaml, without_none
 from fastchar.training.files import InputError
 
 HELP = """Train a model and write a run folder.
@@ -31,17 +30,14 @@ def register(app: typer.Typer) -> None:
 
 def train(ctx: typer.Context, **settings: Any) -> None:
     resumed = settings.pop("resume")
-    settings.pop("config")
-    given = {
-        name: value
-        for name, value in settings.items()
-        if ctx.get_parameter_source(name).name in ("COMMANDLINE", "DEFAULT_MAP")  # type: ignore[union-attr]
-    }
-    if resumed is None and settings["data"] is None:
-        raise InputError("DATA: expected a file (or - for standard input), got none")
+    file = settings.pop("config")
+    given = {} if file is None else read_yaml(file)
+    given |= {name: value for name, value in settings.items() if _typed(ctx, name)}
     if resumed is not None and given:
         names = ", ".join(sorted(given))
         raise InputError(f"--resume: expected no other settings (the run's own hold), got {names}")
+    if resumed is None and given.get("data") is None:
+        raise InputError("DATA: expected a file (or - for standard input), got none")
     config = None if resumed is not None else Config(**given)
 
     from fastchar.training.callbacks import Interrupted
@@ -57,6 +53,12 @@ def train(ctx: typer.Context, **settings: Any) -> None:
         raise typer.Exit(130) from None
 
 
+def _typed(ctx: typer.Context, name: str) -> bool:
+    """Whether an option was given, and is not there by default."""
+    source = ctx.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
 def _command() -> Any:
     """:func:`train` with a signature that has an option for each field of the configuration."""
     hints = typing.get_type_hints(Config)
@@ -69,8 +71,6 @@ def _command() -> Any:
             str | None,
             typer.Option(
                 metavar="FILE",
-                is_eager=True,
-                callback=_read_settings,
                 help="YAML with any of these settings; options on the command line win.",
             ),
         ),
@@ -113,7 +113,7 @@ def _option(field: Any, hint: Any) -> inspect.Parameter:
         help += rf" [dim]\[default: {each}][/]"
     flags = ["--" + field.name.replace("_", "-")] if hint is bool else []
     metavar = {int: "N", float: "X", str: "TEXT", str | None: "FILE"}.get(hint)
-    if field.default is None and not _is_optional(hint):
+    if field.default is None and without_none(hint) is hint:
         hint = hint | None
     info: OptionInfo = typer.Option(
         *flags,
@@ -125,22 +125,3 @@ def _option(field: Any, hint: Any) -> inspect.Parameter:
         show_default=field.default is not None and hint is not bool,
     )
     return _keyword(field.name, hint, info, field.default)
-
-
-def _is_optional(hint: Any) -> bool:
-    return isinstance(hint, types.UnionType) and types.NoneType in typing.get_args(hint)
-
-
-def _read_settings(ctx: typer.Context, path: str | None) -> str | None:
-    """Make the settings of a YAML file the defaults, each checked as on the command line."""
-    if path is None:
-        return None
-    known: dict[str | None, Any] = {p.name: p for p in ctx.command.params}
-    settings = {n: v for n, v in read_yaml(path).items() if v is not None}
-    for name, value in settings.items():
-        try:
-            settings[name] = known[name].type_cast_value(ctx, value)
-        except typer.BadParameter as error:
-            raise InputError(f"{path}: {name}: {error.message} (got {value!r})") from None
-    ctx.default_map = {**(ctx.default_map or {}), **settings}
-    return path

@@ -7,7 +7,7 @@ beam, or both. The source is never repeated for them.
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -34,36 +34,35 @@ class Memory(NamedTuple):
 class Attention(nn.Module):
     """Luong's global attention and attentional vector.
 
-        weights    = softmax over s of score(query, state[s])
-        context    = sum over s of weights[s] * state[s]
+        weights     = softmax over s of score(query, state[s])
+        context     = sum over s of weights[s] * state[s]
         attentional = tanh(W_c [context; query] + b)
 
-    Scores: `"dot"` query . W_m state with W_m the context's half of W_c, the one matrix that
-    brings the states to the query's size; `"general"` query . W state; `"additive"`
-    v . tanh(U query + W state).
+    Scores: `"general"` query . W state; `"additive"` v . tanh(U query + W state); `"dot"`
+    query . W_m state, W_m being the context's half of W_c, which brings states to the query's size.
 
     W_c [context; query] = sum of weights[s] * (W_m state[s]) + W_q query, so that W_m is applied
-    to the S states once, and not to the context of every query: less work, and none per step of
-    a search.
+    to the S states once, together with W, and not to the context of every query: less work, and
+    none per step of a search.
     """
 
     def __init__(self, memory_size: int, hidden_size: int, score: Score) -> None:
         super().__init__()
-        if score not in ("dot", "general", "additive"):
-            raise ValueError(f"attention: expected 'dot', 'general' or 'additive', got {score!r}")
+        if score not in get_args(Score):
+            raise ValueError(f"attention: expected one of {get_args(Score)}, got {score!r}")
         self.score = score
-        self.values = nn.Linear(memory_size, hidden_size, bias=False)  # W_m
+        rows = hidden_size if score == "dot" else 2 * hidden_size
+        self.states = nn.Linear(memory_size, rows, bias=False)  # W_m, and above it W
         self.query = nn.Linear(hidden_size, hidden_size)  # W_q, b
-        if score != "dot":
-            self.keys = nn.Linear(memory_size, hidden_size, bias=False)  # W
         if score == "additive":
-            self.query_keys = nn.Linear(hidden_size, hidden_size)  # U
+            self.query_key = nn.Linear(hidden_size, hidden_size)  # U
             self.energy = nn.Linear(hidden_size, 1, bias=False)  # v
 
     def memory(self, states: Tensor, lengths: Tensor) -> Memory:
         """Encoder states [S, B, M] and their lengths [B] to what queries need of them."""
-        values = self.values(states)
-        keys = values if self.score == "dot" else self.keys(states)
+        projected = self.states(states)  # [S, B, H or 2H]
+        values = projected[..., -self.query.out_features :]
+        keys = projected[..., : self.query.out_features]  # in "dot", these are the values
         steps = torch.arange(states.shape[0], device=states.device)
         padding = steps >= lengths.to(states.device).unsqueeze(1)  # [B, S]
         # Not -inf: a sentence without symbols would make NaN of the whole batch's loss.
@@ -80,7 +79,7 @@ class Attention(nn.Module):
         query = queries.transpose(0, 1)  # [B, Q, H]
         keys, values = memory.keys.transpose(0, 1), memory.values.transpose(0, 1)  # [B, S, H]
         if self.score == "additive":
-            sums = self.query_keys(query).unsqueeze(2) + keys.unsqueeze(1)  # [B, Q, S, H]
+            sums = self.query_key(query).unsqueeze(2) + keys.unsqueeze(1)  # [B, Q, S, H]
             scores = self.energy(sums.tanh()).squeeze(3) + memory.mask
         else:
             scores = torch.baddbmm(memory.mask, query, keys.transpose(1, 2))

@@ -1,6 +1,6 @@
 """Drop-in modules: `torch.nn`'s interfaces over `fastchar.functional`."""
 
-from fastchar.nn.accelerate import accelerate
+from fastchar.nn.conversion import accelerate
 from fastchar.nn.embedding import Embedding
 from fastchar.nn.embedding_lstm import EmbeddingLSTM
 from fastchar.nn.lstm import LSTM

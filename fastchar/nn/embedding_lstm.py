@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fastchar import functional
-from fastchar.nn.accelerate import convert
+from fastchar.nn.conversion import convert
 from fastchar.nn.embedding import Embedding
 from fastchar.nn.lstm import LSTM, State
 

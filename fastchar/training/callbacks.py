@@ -113,11 +113,12 @@ def describe(record: dict[str, float], epochs: int | None, better: bool) -> str:
 
 
 class Bar(Callback):
-    """A bar an epoch, with the loss and the speed so far. Looks at the clock only, mostly."""
+    """A bar an epoch, with the loss and the speed so far."""
 
-    def __init__(self, console: Console, interval: float = 0.2) -> None:
+    INTERVAL = 0.2  # seconds between two looks at the metrics, which cost more than a bar
+
+    def __init__(self, console: Console) -> None:
         self.bar = make_bar(console, live=True)
-        self.interval = interval
         self.bar_task: TaskID | None = None
         self.drawn = 0.0
 
@@ -136,17 +137,18 @@ class Bar(Callback):
         self, trainer: Trainer, task: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         now = time.monotonic()
-        if self.bar.disable or now - self.drawn < self.interval:
+        if self.bar.disable or now - self.drawn < self.INTERVAL:
             return
         self.drawn = now
+        task.tick()
         if self.bar_task is None:
             epoch = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
             self._show(epoch, int(trainer.num_training_batches), batch_idx)
         speed = task.words or task.characters
         unit = "words/s" if task.words else "chars/s"
-        metrics = f"loss {task.train_loss:.4f}  {speed / max(task.seconds, 1e-9):,.0f} {unit}"
+        metrics = f"loss {task.train_loss:.4f}  {speed / task.seconds:,.0f} {unit}"
         assert self.bar_task is not None
-        self.bar.update(self.bar_task, completed=batch_idx + 1, metrics=metrics)
+        self.bar.update(self.bar_task, completed=batch_idx + 1, metrics=metrics, refresh=True)
 
     def on_validation_start(self, trainer: Trainer, task: Any) -> None:
         if not self.bar.disable:
@@ -162,7 +164,7 @@ class Bar(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         if self.bar_task is not None:
-            self.bar.advance(self.bar_task)
+            self.bar.update(self.bar_task, completed=batch_idx + 1, refresh=True)
 
     def on_validation_end(self, trainer: Trainer, task: Any) -> None:
         self._hide()

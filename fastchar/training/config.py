@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import difflib
+import math
+import types
+import typing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from fastchar.training.files import InputError
+from fastchar.training.files import InputError, read_text, write_beside
 
 ModelKind = Literal["seq2seq", "char_lm"]
 
@@ -52,7 +57,8 @@ class Config:
     A default of None is filled in from the model's own, and from the name of the data for ``out``;
     ``dev`` and ``normalize`` may stay None.
 
-    Raises :class:`InputError` for a setting that the chosen model has no use for.
+    Raises :class:`InputError` for a value that a setting cannot have, and for a setting that the
+    chosen model has no use for.
     """
 
     data: str
@@ -128,6 +134,11 @@ class Config:
     tensorboard: bool = _option(False, "Write TensorBoard logs too.", "Training")
 
     def __post_init__(self) -> None:
+        hints = typing.get_type_hints(Config)
+        for f in dataclasses.fields(self):
+            value = getattr(self, f.name)
+            if value is not f.default or f.default is dataclasses.MISSING:
+                object.__setattr__(self, f.name, _checked(f, hints[f.name], value))
         for name, value in DEFAULTS[self.model].items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
@@ -158,11 +169,41 @@ class Config:
         }
 
 
+def without_none(hint: Any) -> Any:
+    """The type X of ``X | None``; any other as it is."""
+    kinds = [k for k in typing.get_args(hint) if k is not types.NoneType]
+    is_union = typing.get_origin(hint) in (types.UnionType, typing.Union)
+    return kinds[0] if is_union else hint
+
+
+def _checked(field: dataclasses.Field[Any], hint: Any, value: Any) -> Any:
+    """``value`` as one of the type ``hint``, within its limits. Raises :class:`InputError`."""
+    metadata = field.metadata
+    low, high = metadata.get("min"), metadata.get("max")
+    limits = "" if low is None else f" from {low}" + ("" if high is None else f" to {high}")
+    kind = without_none(hint)
+    if value is None and kind is not hint:
+        return None
+    if kind is float and isinstance(value, (int, str)):
+        # YAML takes 1e-3 for text, and 1 for a whole number.
+        with contextlib.suppress(ValueError):
+            value = float(value)
+    choices = typing.get_args(kind)
+    if choices:
+        good, expected = value in choices, f"one of {', '.join(choices)}"
+    else:
+        names = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+        good, expected = type(value) is kind, names[kind] + limits
+    if good and low is not None:
+        good = low <= value <= (math.inf if high is None else high)
+    if not good:
+        raise InputError(f"{field.name}: expected {expected}, got {value!r}")
+    return value
+
+
 def read_yaml(path: str) -> dict[str, Any]:
     """The settings in a YAML file, names with ``-`` or ``_``. Raises :class:`InputError`."""
     import yaml
-
-    from fastchar.training.files import read_text
 
     try:
         values = yaml.safe_load(read_text(path))
@@ -173,23 +214,25 @@ def read_yaml(path: str) -> dict[str, Any]:
         raise InputError(f"{path}{line}: expected YAML, got: {problem}") from None
     if not isinstance(values, dict):
         raise InputError(f"{path}: expected 'name: value' lines, got {type(values).__name__}")
-    known = [f.name for f in dataclasses.fields(Config)]
-    settings = {str(name).replace("-", "_"): value for name, value in values.items()}
-    for name in settings:
+    known = {f.name: f for f in dataclasses.fields(Config)}
+    hints = typing.get_type_hints(Config)
+    settings: dict[str, Any] = {}
+    for given, value in values.items():
+        name = str(given).replace("-", "_")
         if name not in known:
-            import difflib
-
             near = difflib.get_close_matches(name, known, n=1)
             hint = f" (did you mean {near[0]}?)" if near else ""
             raise InputError(f"{path}: expected a setting of train, got {name!r}{hint}")
+        try:
+            settings[name] = _checked(known[name], hints[name], value)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
     return settings
 
 
 def save_config(config: Config, path: Path, **more: Any) -> None:
     """Write the settings that count, and ``more``, as YAML that :func:`read_yaml` understands."""
     import yaml
-
-    from fastchar.training.files import write_beside
 
     with write_beside(path) as stream:
         for name, value in more.items():

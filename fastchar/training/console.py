@@ -26,7 +26,8 @@ def make_console(*, stderr: bool = False) -> Console:
 def make_bar(console: Console, *, live: bool = False) -> Progress:
     """A bar that vanishes when done, and is not there at all where nobody watches.
 
-    With ``live``, tasks have a field ``metrics``, text at the end of the bar.
+    With ``live``, tasks have a field ``metrics``, text at the end of the bar, and it is drawn when
+    told to, by no thread of its own.
     """
     columns = [
         TextColumn("{task.description}"),
@@ -36,7 +37,13 @@ def make_bar(console: Console, *, live: bool = False) -> Progress:
     ]
     if live:
         columns.append(TextColumn("{task.fields[metrics]}"))
-    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    return Progress(
+        *columns,
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+        auto_refresh=not live,
+    )
 
 
 def track(items: Iterable[T], console: Console, description: str, total: int) -> Iterator[T]:

@@ -10,7 +10,6 @@ from fastchar.analysis.attention import Look, plot_attention
 from fastchar.analysis.curve import plot_curve
 from fastchar.analysis.embedding import embeddings, plot_embedding
 from fastchar.models import CharLM, Seq2Seq
-from fastchar.text import Vocabulary
 from fastchar.training.console import Say, track
 from fastchar.training.data import PairData, TextData
 from fastchar.training.evaluation import evaluate
@@ -48,7 +47,7 @@ def looks(model: Seq2Seq, words: list[str], count: int = 6, length: int = 9) -> 
     near = sorted(words, key=lambda word: abs(size[word] - length))[: max(count, len(words) // 10)]
     near.sort()
     chosen = near[:: max(1, len(near) // count)][:count]
-    end = Vocabulary.SPECIAL[Vocabulary.eos_id]
+    end = "⏎"
     return [
         Look(
             word,

@@ -14,6 +14,7 @@ import torch
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback, EarlyStopping
 from rich.console import Console
+from torch import nn
 
 from fastchar.models import CharLM, Seq2Seq
 from fastchar.training.callbacks import Bar, Interrupted, KeepRun, signals_caught
@@ -64,7 +65,10 @@ def resume(path: str | Path, console: Console | None = None) -> Finished:
     folder = RunFolder(path)
     if not folder.config.is_file():
         raise InputError(f"{path}: expected a run folder with config.yaml, got none")
-    config = Config(**{**read_yaml(str(folder.config)), "out": str(path)})
+    settings = read_yaml(str(folder.config))
+    if "data" not in settings:
+        raise InputError(f"{folder.config}: expected the setting data, got none")
+    config = Config(**{**settings, "out": str(path)})
     data = make_data(config, read_data(config))
     last = _last_state(folder)
     if last is not None:
@@ -145,8 +149,25 @@ def _make_task(config: Config, data: PairData | TextData) -> Task:
     options = config.model_options()
     if isinstance(data, PairData):
         model = Seq2Seq(data.source, data.target, **options)
+        _shorten_embeddings(model)
         return Seq2SeqTask(model, schedule, data.dev_references)
-    return CharLMTask(CharLM(data.vocabulary, **options), schedule)
+    language_model = CharLM(data.vocabulary, **options)
+    _shorten_embeddings(language_model)
+    return CharLMTask(language_model, schedule)
+
+
+def _shorten_embeddings(model: nn.Module) -> None:
+    """Scale nn.Embedding's N(0, 1) to N(0, 0.3 ** 2).
+
+    With N(0, 1), what the first epochs teach is lost in the random directions that symbols begin
+    with: neighbours and maps show noise. Words are learned as fast with 0.3, slower with 0.1
+    (20,708 pairs, two epochs: 48.4 % of held-out words wrong with 1, 48.5 % with 0.3, 50.2 % with
+    0.1).
+    """
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, nn.Embedding):
+                module.weight.mul_(0.3)
 
 
 def _early_stopping(task: Task, patience: int) -> EarlyStopping:

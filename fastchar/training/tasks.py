@@ -78,10 +78,10 @@ class Task(LightningModule):
         self.words += words
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        self._tick()
+        self.tick()
 
-    def _tick(self) -> None:
-        """Add the time since the last call; validation is left out by a call on either side."""
+    def tick(self) -> None:
+        """Bring ``seconds`` up to now: all time since the last call, or the last validation."""
         now = time.perf_counter()
         self.seconds += now - self._started
         self._started = now
@@ -207,6 +207,11 @@ class CharLMTask(Task):
 
     def dev_rates(self, dev_loss: float) -> dict[str, float]:
         return {"dev_bits": dev_loss / math.log(2)}
+
+    def on_train_start(self) -> None:
+        super().on_train_start()
+        if self.state is not None:  # from a checkpoint, which is read to the CPU
+            self.state = tuple(s.to(self.device) for s in self.state)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)

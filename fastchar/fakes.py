@@ -1,0 +1,112 @@
+"""Shapes, strides and dtypes of what the native ops return, for compilation and meta tensors."""
+
+from torch import Tensor
+from torch.library import register_fake
+
+
+@register_fake("fastchar::embedding")
+def _(weight: Tensor, ids: Tensor, padding_idx: int, scale_grad_by_freq: bool) -> Tensor:
+    return weight.new_empty(*ids.shape, weight.shape[1])
+
+
+@register_fake("fastchar::embedding_backward")
+def _(
+    grad: Tensor, ids: Tensor, num_weights: int, padding_idx: int, scale_grad_by_freq: bool
+) -> Tensor:
+    return grad.new_empty(num_weights, grad.shape[-1])
+
+
+@register_fake("fastchar::lstm_cell")
+def _(gates: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return c.new_empty(c.shape), c.new_empty(c.shape), gates.new_empty(gates.shape)
+
+
+@register_fake("fastchar::lstm_cell_backward")
+def _(
+    grad_h: Tensor | None, grad_c: Tensor | None, act: Tensor, c: Tensor, c_new: Tensor
+) -> tuple[Tensor, Tensor]:
+    return act.new_empty(act.shape), c.new_empty(c.shape)
+
+
+@register_fake("fastchar::lstm_sequence")
+def _(
+    gates: Tensor,
+    ids: Tensor | None,
+    w_hh: Tensor,
+    h0: Tensor,
+    c0: Tensor,
+    lengths: Tensor | None,
+    reverse: bool,
+    save: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    T = (gates if ids is None else ids).shape[0]
+    B, H = h0.shape
+    new = gates.new_empty
+    saved = (new(T, B, 4 * H), new(T, B, H)) if save else (new(0), new(0))
+    return new(T, B, H), new(B, H), new(B, H), *saved
+
+
+@register_fake("fastchar::lstm_sequence_backward")
+def _(
+    grad_y: Tensor | None,
+    grad_h_n: Tensor | None,
+    grad_c_n: Tensor | None,
+    act: Tensor,
+    cell: Tensor,
+    y: Tensor,
+    ids: Tensor | None,
+    w_hh: Tensor,
+    h0: Tensor,
+    c0: Tensor,
+    lengths: Tensor | None,
+    reverse: bool,
+    num_rows: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    new = act.new_empty
+    grad_gates = new(act.shape) if ids is None else new(num_rows, act.shape[2])
+    return grad_gates, new(w_hh.shape), new(h0.shape), new(c0.shape)
+
+
+@register_fake("fastchar::linear_cross_entropy")
+def _(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    target: Tensor,
+    class_weight: Tensor | None,
+    ignore_index: int,
+    label_smoothing: float,
+) -> Tensor:
+    return input.new_empty(input.shape[0])
+
+
+@register_fake("fastchar::linear_cross_entropy_backward")
+def _(
+    grad_loss: Tensor,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    target: Tensor,
+    class_weight: Tensor | None,
+    ignore_index: int,
+    label_smoothing: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    V = weight.shape[0]
+    return input.new_empty(input.shape), weight.new_empty(weight.shape), weight.new_empty(V)
+
+
+@register_fake("fastchar::linear_cross_entropy_reduced")
+def _(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    target: Tensor,
+    class_weight: Tensor | None,
+    ignore_index: int,
+    label_smoothing: float,
+    mean: bool,
+    grad: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    new, V = input.new_empty, weight.shape[0]
+    grads = (new(input.shape), new(weight.shape), new(V)) if grad else (new(0), new(0), new(0))
+    return new(()), *grads

@@ -1,0 +1,332 @@
+"""The command line end to end: what goes in, what comes out, and what bad input gets."""
+
+from __future__ import annotations
+
+import gzip
+import math
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from training_data import few_pairs, one_thread, write_pairs
+from typer.testing import CliRunner, Result
+
+import fastchar
+from fastchar.cli import app
+from fastchar.training.folder import RunFolder, load_model, read_metrics
+
+SMALL = [
+    "--embedding-dim",
+    "16",
+    "--hidden-size",
+    "24",
+    "--batch-size",
+    "16",
+    "--learning-rate",
+    "0.01",
+]
+
+
+def run(*args: Any, stdin: str | bytes | None = None) -> Result:
+    return CliRunner().invoke(app, [str(a) for a in args], input=stdin)
+
+
+def ok(*args: Any, stdin: str | bytes | None = None) -> str:
+    result = run(*args, stdin=stdin)
+    assert result.exit_code == 0, (result.output, result.exception)
+    return result.stdout
+
+
+def refused(*args: Any, stdin: str | bytes | None = None) -> str:
+    """The one line on standard error that goes with exit code 2."""
+    result = run(*args, stdin=stdin)
+    assert result.exit_code == 2, (result.output, result.exception)
+    assert result.stdout == ""
+    (line,) = result.stderr.splitlines()
+    return line
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Pairs and a text, and a run trained on each by the command line; one thread in all tests."""
+    with one_thread():
+        yield _home(tmp_path_factory)
+
+
+def _home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("cli")
+    write_pairs(home / "pairs.tsv", few_pairs())
+    (home / "config.yaml").write_text("epochs: 2\nhidden-size: 999\nattention: dot\n")
+    ok("train", home / "pairs.tsv", "--out", home / "g2p", "--config", home / "config.yaml", *SMALL)
+    words = " ".join(word for word, _ in few_pairs())
+    (home / "text.txt").write_text(words * 3)
+    ok(
+        *("train", home / "text.txt", "--out", home / "lm", "--model", "char_lm", "--epochs", 2),
+        *("--chunk", 20, *SMALL),
+    )
+    return home
+
+
+def test_help_is_fast_and_complete() -> None:
+    """Under a second, which leaves no time for torch; every command is there and says what for."""
+    started = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "fastchar", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    seconds = time.perf_counter() - started
+    for command in ["train", "evaluate", "predict", "generate", "inspect", "env"]:
+        assert re.search(rf"\b{command} +[A-Z]", done.stdout), command
+    for heavy in ("torch", "lightning", "numpy", "matplotlib"):
+        assert not re.search(rf"\| +{heavy}$", done.stderr, re.MULTILINE), heavy
+    assert seconds < 3  # on a busy machine; the imports above are what decides
+
+
+def test_run_folder_holds_everything(home: Path) -> None:
+    """Model, checkpoints, metrics, settings, log and pictures, and nothing half-written."""
+    names = {p.name for p in (home / "g2p").iterdir()}
+    assert names == {
+        *("model", "last.ckpt", "best.ckpt", "metrics.csv", "config.yaml", "log"),
+        *("curve.png", "attention.png", "embedding.png"),
+    }
+    rows = read_metrics(home / "g2p" / "metrics.csv")
+    assert [row["epoch"] for row in rows] == [1, 2]
+    wanted = {"train_loss", "dev_loss", "dev_wer", "dev_per", "words_per_s", "chars_per_s"}
+    assert wanted <= set(rows[0])
+    assert rows[1]["dev_loss"] < rows[0]["dev_loss"] < math.log(50)
+    log = (home / "g2p" / "log").read_text()
+    assert "epoch 2/2" in log
+    assert re.search(r"held out: \d+ words, WER", log)
+
+
+def test_settings_from_a_file_yield_to_the_command_line(home: Path) -> None:
+    """`--config` sets what no option does; config.yaml has what counted."""
+    model = load_model(home / "g2p")
+    assert model.config["attention"] == "dot"
+    assert model.config["hidden_size"] == 24
+    text = (home / "g2p" / "config.yaml").read_text()
+    assert "hidden_size: 24\n" in text
+    assert "epochs: 2\n" in text
+
+
+def test_a_run_is_never_overwritten(home: Path) -> None:
+    """A second one into the same folder is refused, with the way on."""
+    message = refused("train", home / "pairs.tsv", "--out", home / "g2p")
+    assert f"go on with --resume {home / 'g2p'}" in message
+
+
+def test_resume_by_the_command_line(home: Path) -> None:
+    """A run that has ended says so; what is no run is refused, and so are other settings."""
+    assert "has ended already" in ok("train", "--resume", home / "g2p")
+    assert "expected a run folder" in refused("train", "--resume", home / "g2p" / "model")
+    message = refused("train", "--resume", home / "g2p", "--epochs", 9)
+    assert message.endswith("expected no other settings (the run's own hold), got epochs")
+
+
+def test_train_from_gzip_and_standard_input(home: Path, tmp_path: Path) -> None:
+    """The same bits from a file, a zipped one and a pipe; what was piped is kept for resuming."""
+    content = (home / "pairs.tsv").read_bytes()
+    zipped = tmp_path / "pairs.tsv.gz"
+    zipped.write_bytes(gzip.compress(content))
+    options = ["--epochs", 1, "--tensorboard", *SMALL]
+    ok("train", zipped, "--out", tmp_path / "zipped", *options)
+    ok("train", "-", "--out", tmp_path / "piped", *options, stdin=content)
+    weights = [load_model(tmp_path / name).state_dict() for name in ("zipped", "piped")]
+    assert all(torch.equal(weights[0][k], weights[1][k]) for k in weights[0])
+    assert "has ended already" in ok("train", "--resume", tmp_path / "piped")
+    assert list((tmp_path / "zipped" / "tensorboard").glob("events.out.tfevents.*"))
+
+
+def test_evaluate_pairs(home: Path, tmp_path: Path) -> None:
+    """Rates that agree with the table of mistakes, and confusions that sum to the edits."""
+    errors = tmp_path / "errors.tsv"
+    shown = ok("evaluate", home / "g2p", home / "pairs.tsv", "--errors", errors, "--confusions", 99)
+    numbers = dict(re.findall(r"^(words|wrong|symbols|edits) +([\d,]+)", shown, re.MULTILINE))
+    count = {name: int(value.replace(",", "")) for name, value in numbers.items()}
+    words = {word for word, _ in few_pairs()}
+    assert count["words"] == len(words)
+    assert f"WER {count['wrong'] / count['words']:.2%}" in shown
+    assert f"PER {count['edits'] / count['symbols']:.2%}" in shown
+    header, *rows = errors.read_text().splitlines()
+    assert header == "source\texpected\tgot\tedits\tlog_prob"
+    assert len(rows) == count["wrong"]
+    references = {w: [p for x, p in few_pairs() if x == w] for w in words}
+    for row in rows:
+        word, expected, got, edits, log_prob = row.split("\t")
+        assert expected.split(" | ") == list(dict.fromkeys(references[word]))
+        assert got not in references[word]
+        assert int(edits) > 0
+        assert float(log_prob) < 0
+    assert sum(int(row.split("\t")[3]) for row in rows) == count["edits"]
+
+
+def test_evaluate_text(home: Path) -> None:
+    """Nats, bits and perplexity of one and the same loss."""
+    shown = ok("evaluate", home / "lm", home / "text.txt")
+    loss = float(re.search(r"([\d.]+) +nats", shown)[1])  # type: ignore[index]
+    assert float(re.search(r"([\d.]+) +bits", shown)[1]) == pytest.approx(  # type: ignore[index]
+        loss / math.log(2), abs=1e-3
+    )
+    assert 1.0 < math.exp(loss) < 30
+    assert f"perplexity {math.exp(loss):13.3f}"[:20] in shown
+
+
+def test_predict_keeps_order_and_count(home: Path, tmp_path: Path) -> None:
+    """Line by line what the model says, blank lines blank, unknown symbols no reason to stop, the
+    same from a file, a pipe and in batches of two, to a file or not."""
+    words = ["zebra", "", "a", "Żółć", "  ", "internationalization", "cat"]
+    source = tmp_path / "words.txt"
+    source.write_text("\n".join(words))
+    shown = ok("predict", home / "g2p", source, "--beam", 1)
+    model = load_model(home / "g2p")
+    for word, line in zip(words, shown.splitlines(), strict=True):
+        expected = f"{word}\t{model.predict([word])[0][0].text}" if word.strip() else ""
+        assert line == expected
+    assert ok("predict", home / "g2p", "--beam", 1, stdin="\n".join(words)) == shown
+    assert ok("predict", home / "g2p", source, "--beam", 1, "--batch-size", 2) == shown
+    output = tmp_path / "out.tsv"
+    assert ok("predict", home / "g2p", source, "--beam", 1, "-o", output) == ""
+    assert output.read_text() == shown
+
+
+def test_predict_n_best_with_probabilities(home: Path) -> None:
+    """Several lines a source, best first, with probabilities that are some."""
+    shown = ok("predict", home / "g2p", "--n-best", 3, "--probabilities", stdin="cat\ndog\n")
+    rows = [line.split("\t") for line in shown.splitlines()]
+    assert [row[0] for row in rows] == ["cat"] * 3 + ["dog"] * 3
+    for word in (rows[:3], rows[3:]):
+        probabilities = [float(row[2]) for row in word]
+        assert probabilities == sorted(probabilities, reverse=True)
+        assert 0 < sum(probabilities) <= 1
+        assert len({row[1] for row in word}) == 3
+
+
+def test_predict_answers_before_the_input_ends(home: Path) -> None:
+    """Someone who types gets an answer to each line, not to the first 256."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fastchar", "predict", str(home / "g2p")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    for word in ("one", "two"):
+        process.stdin.write(word + "\n")
+        process.stdin.flush()
+        assert process.stdout.readline().startswith(word + "\t")
+    process.stdin.close()
+    assert process.wait(30) == 0
+
+
+def test_generate(home: Path) -> None:
+    """The prompt and its continuation; the same seed draws the same."""
+    options = ["generate", home / "lm", "--prompt", "aba", "--length", 40, "--seed", 3]
+    shown = ok(*options)
+    model = load_model(home / "lm")
+    assert shown == "aba" + model.generate("aba", length=40, seed=3) + "\n"
+    assert ok(*options) == shown
+    assert len(ok(*options, "--top-k", 1, "--stop", "a").removeprefix("aba")) <= 41
+
+
+def test_inspect(home: Path, tmp_path: Path) -> None:
+    """Counts as in the data, neighbours that are other symbols, a map that is a PNG."""
+    shown = ok("inspect", home / "g2p", "--symbol", "e", "--map", tmp_path / "map.png")
+    assert (tmp_path / "map.png").read_bytes().startswith(b"\x89PNG")
+    (row,) = re.findall(r"^ +e +([\d,]+) +([\d.]+) +(.*)$", shown, re.MULTILINE)
+    model = load_model(home / "g2p")
+    assert int(row[0]) == model.source.counts[model.source.encode("e")[0]]
+    near = row[2].split()[::2]
+    assert len(near) == len(set(near)) == 5
+    assert "e" not in near
+    assert ok("inspect", home / "lm").count("\n") > 20
+
+
+def test_env() -> None:
+    """What a bug report needs: versions, and what `fastchar.backends()` says."""
+    shown = ok("env")
+    assert re.search(rf"^fastchar +{re.escape(fastchar.__version__)}$", shown, re.MULTILINE)
+    assert re.search(rf"^torch +{re.escape(torch.__version__)}$", shown, re.MULTILINE)
+    assert re.search(rf"^backend +{fastchar.backends()['backend']}$", shown, re.MULTILINE)
+
+
+BAD = {
+    "no tab": ("train bad.tsv", "bad.tsv, line 2: expected source<TAB>target, got 1 column: 'b'"),
+    "no file": ("train none.tsv", "none.tsv: expected a readable file, got: No such file"),
+    "no data": ("train", "DATA: expected a file (or - for standard input), got none"),
+    "bad dev": ("train good.tsv --dev bad.tsv", "bad.tsv, line 2: expected source<TAB>target"),
+    "few": ("train few.tsv", "few.tsv: expected enough sources to hold out 5 %, got 1"),
+    "short": ("train few.tsv --model char_lm", "few.tsv: expected 100 training symbols or more"),
+    "wrong model": (
+        "train good.tsv --model char_lm --attention dot",
+        "attention: expected with model seq2seq, got model char_lm",
+    ),
+    "yaml key": ("train --config key.yaml good.tsv", "got 'epoch' (did you mean epochs?)"),
+    "yaml value": (
+        "train --config value.yaml good.tsv",
+        "value.yaml: epochs: expected a whole number from 1, got 'many'",
+    ),
+    "yaml": ("train --config broken.yaml good.tsv", "broken.yaml, line 2: expected YAML"),
+    "no model": ("predict none", "none: expected a saved model, got no such folder"),
+    "no model here": ("evaluate . good.tsv", "expected a saved model, got no config.json in it"),
+    "not text": ("generate {home}/g2p", "g2p: expected a char_lm model, got a seq2seq model"),
+    "not pairs": ("predict {home}/lm", "lm: expected a seq2seq model, got a char_lm model"),
+    "errors of text": ("evaluate {home}/lm few.tsv --errors e", "--errors: expected a seq2seq"),
+    "bad test": ("evaluate {home}/g2p bad.tsv", "bad.tsv, line 2: expected source<TAB>target"),
+    "n-best": ("predict {home}/g2p --n-best 3 --beam 2", "--n-best: expected at most the beam (2)"),
+    "sampling": ("generate {home}/lm --top-p 0", "top_p"),
+    "symbol": ("inspect {home}/g2p -s ж", "--symbol: expected a symbol of the model, got 'ж'"),
+    "device": ("predict {home}/g2p --device abacus", "--device: expected auto, cpu or cuda"),
+    "latin1": ("predict {home}/g2p latin1.txt", "latin1.txt, line 2: expected UTF-8 text"),
+    "no folder": ("predict {home}/g2p few.tsv -o no/x", "no: expected a folder to write in"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str) -> None:
+    """Exit code 2, one line that says what was expected, and nothing new on the disk."""
+    monkeypatch.chdir(tmp_path)
+    write_pairs(Path("good.tsv"), few_pairs())
+    write_pairs(Path("few.tsv"), few_pairs()[:1])
+    Path("bad.tsv").write_text("a\tA\nb\n")
+    Path("latin1.txt").write_bytes(b"ok\n\xe9\n")
+    Path("key.yaml").write_text("epoch: 3\n")
+    Path("value.yaml").write_text("epochs: many\n")
+    Path("broken.yaml").write_text("epochs: 3\nseed: ]\n")
+    before = sorted(tmp_path.rglob("*"))
+    command, message = BAD[case]
+    assert message in refused(*command.format(home=home).split())
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_progress_bar_shows_metrics(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a terminal: a bar an epoch, with loss and words/s, which leaves only the summary lines."""
+    from rich.console import Console
+
+    from fastchar.training import Config, callbacks, train
+
+    monkeypatch.setattr(callbacks.Bar, "INTERVAL", 0.0)
+    with (tmp_path / "screen").open("w+") as screen:
+        console = Console(file=screen, force_terminal=True, width=120, highlight=False)
+        config = Config(
+            data=str(home / "pairs.tsv"),
+            out=str(tmp_path / "run"),
+            epochs=1,
+            embedding_dim=8,
+            hidden_size=8,
+        )
+        train(config, console)
+        screen.seek(0)
+        seen = screen.read()
+    assert re.search(r"epoch 1/1.*\d+/\d+.*loss \d\.\d+ +[\d,]+ words/s", seen)
+    assert RunFolder(tmp_path / "run").log.read_text().count("epoch 1/1") == 1

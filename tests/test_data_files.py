@@ -1,0 +1,126 @@
+"""Reading and writing: strict about what comes in, atomic about what goes out."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import sys
+from pathlib import Path
+
+import pytest
+
+from fastchar.training.files import InputError, read_lines, read_pairs, read_text, write_beside
+from fastchar.training.splits import references_of, split_by_source
+
+BAD_PAIRS = [
+    (b"a\tb\nword\n", ", line 2: expected source<TAB>target, got 1 column: 'word'"),
+    (b"a\tb\tc\n", ", line 1: expected source<TAB>target, got 3 columns: 'a\\tb\\tc'"),
+    (b"a\tb\n\n\tx\n", ", line 3: expected source<TAB>target, got an empty source: '\\tx'"),
+    (b"a\t \n", ", line 1: expected source<TAB>target, got an empty target: 'a\\t '"),
+    (b"a\tb\nc\t\xff\n", ", line 2: expected UTF-8 text, got byte 0xFF"),
+    (b"", ": expected lines source<TAB>target, got none"),
+    (b"\n  \n", ": expected lines source<TAB>target, got none"),
+]
+
+
+@pytest.mark.parametrize(("content", "message"), BAD_PAIRS)
+def test_bad_pairs_name_file_line_expected_and_got(
+    tmp_path: Path, content: bytes, message: str
+) -> None:
+    """One line that says where, what was expected, what came."""
+    path = tmp_path / "bad.tsv"
+    path.write_bytes(content)
+    with pytest.raises(InputError) as error:
+        read_pairs(str(path))
+    assert str(error.value) == f"{path}{message}"
+    assert "\n" not in str(error.value)
+
+
+def test_pairs_in_every_dress(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plain, gzip, standard input; blank lines, CRLF, a byte order mark, no end of line."""
+    content = "\ufeffcafé\tK AE F EY\r\n\r\ncafé\tK AH F EY\n🎉 x\tP".encode()
+    expected = [("café", "K AE F EY"), ("café", "K AH F EY"), ("🎉 x", "P")]
+    plain, zipped = tmp_path / "a.tsv", tmp_path / "a.tsv.gz"
+    plain.write_bytes(content)
+    zipped.write_bytes(gzip.compress(content))
+    assert read_pairs(str(plain)) == read_pairs(str(zipped)) == expected
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+    assert read_pairs("-") == expected
+    assert references_of(expected) == {"café": ["K AE F EY", "K AH F EY"], "🎉 x": ["P"]}
+
+
+def test_stdin_is_named_in_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not `-`, which names nothing."""
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"word\n")))
+    with pytest.raises(InputError, match=r"^<stdin>, line 1: "):
+        read_pairs("-")
+
+
+@pytest.mark.parametrize("content", [b"a\tb\n", gzip.compress(b"a\tb\n")[:-6]])
+def test_bad_gzip(tmp_path: Path, content: bytes) -> None:
+    """No gzip at all, and one cut short."""
+    path = tmp_path / "a.tsv.gz"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="expected a gzip file"):
+        read_pairs(str(path))
+
+
+def test_missing_and_unreadable(tmp_path: Path) -> None:
+    """A file that is not there, and a folder."""
+    with pytest.raises(InputError, match=r"expected a readable file, got: No such file"):
+        list(read_lines(str(tmp_path / "none.tsv")))
+    with pytest.raises(InputError, match=r"expected a readable file, got: Is a directory"):
+        list(read_lines(str(tmp_path)))
+
+
+def test_text(tmp_path: Path) -> None:
+    """All of it, whatever it is, with `\\n` line ends; bad UTF-8 by its line; empty is an error."""
+    path = tmp_path / "text.txt"
+    path.write_bytes("\ufeffa\r\n\tb\n".encode())
+    assert read_text(str(path)) == "a\n\tb\n"
+    path.write_bytes(b"one\ntwo\n\xe9t\xe9")
+    with pytest.raises(InputError, match=r"text.txt, line 3: expected UTF-8 text, got byte 0xE9"):
+        read_text(str(path))
+    path.write_bytes(b"")
+    with pytest.raises(InputError, match="got an empty file"):
+        read_text(str(path))
+
+
+def test_write_beside_is_all_or_nothing(tmp_path: Path) -> None:
+    """A failure leaves what was there before, and nothing else."""
+    path = tmp_path / "out.tsv"
+    path.write_text("before")
+    with pytest.raises(ZeroDivisionError), write_beside(path) as stream:
+        stream.write(f"half {1 / 0}")
+    assert path.read_text() == "before"
+    with write_beside(path) as stream:
+        stream.write("whole")
+    assert path.read_text() == "whole"
+    with write_beside(tmp_path / "out.gz") as stream:
+        stream.write("zipped")
+    assert read_text(str(tmp_path / "out.gz")) == "zipped"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out.gz", "out.tsv"]
+    with pytest.raises(InputError, match="expected a folder to write in"):
+        write_beside(tmp_path / "none" / "out").__enter__()
+
+
+def test_no_source_straddles_a_split() -> None:
+    """All targets of a source share its part, wherever they stand; shares are about right."""
+    words = [f"word{i}" for i in range(4000)]
+    pairs = [(w, "A") for w in words] + [(w, "B") for w in words[::-1]]
+    parts = split_by_source(pairs, (92, 3, 5))
+    sources = [{s for s, _ in part} for part in parts]
+    assert sum(map(len, sources)) == len(set.union(*sources)) == len(words)
+    assert all(len(part) == 2 * len(s) for part, s in zip(parts, sources, strict=True))
+    for s, percent in zip(sources, (92, 3, 5), strict=True):
+        assert len(s) == pytest.approx(len(words) * percent / 100, rel=0.2)
+    # The parts do not depend on what else is there.
+    assert split_by_source(pairs[::3], (92, 3, 5))[1] == [p for p in pairs[::3] if p in parts[1]]
+
+
+def test_a_part_can_be_split_again() -> None:
+    """Without the salt, the last 5 % of the first 92 % would be empty."""
+    first = split_by_source([(f"word{i}", "A") for i in range(4000)], (92, 8))[0]
+    assert split_by_source(first, (95, 5))[1] == []
+    again = split_by_source(first, (95, 5), salt="held out")[1]
+    assert len(again) == pytest.approx(0.05 * len(first), rel=0.3)

@@ -1,0 +1,82 @@
+"""Half precision and autocast: torch's dtypes, float32 arithmetic and cell state inside."""
+
+import pytest
+import torch
+from error_rule import Sample
+from torch import Tensor, nn
+
+import fastchar
+from fastchar import functional, reference
+
+HALVES = (torch.bfloat16, torch.float16)
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_half_modules_keep_the_rule(dtype: torch.dtype) -> None:
+    """bf16 and fp16 LSTMs: results and gradients within the rule against torch's own."""
+    sample = Sample()
+    stack = (True, 1, 0.0, True, False, False)
+    for k in range(6):
+        torch.manual_seed(k)
+        E, H = 16 + k, 20 + 3 * k
+        shapes = [(20, 5, E), (1, 5, H), (1, 5, H), (4 * H, E), (4 * H, H), (4 * H,), (4 * H,)]
+        tensors = [(torch.randn(s) * 0.3).to(dtype) for s in shapes]
+
+        def results(call: object, kind: torch.dtype) -> list[Tensor]:
+            x, h, c, *params = leaves = [t.to(kind).requires_grad_() for t in tensors]  # noqa: B023
+            out = call(x, (h, c), params, *stack)  # type: ignore[operator]
+            return [*out, *torch.autograd.grad(sum(o.float().sum() for o in out), leaves)]
+
+        exact = results(reference.lstm, torch.float64)
+        ours, theirs = results(functional.lstm, dtype), results(torch.lstm, dtype)
+        assert {t.dtype for t in ours} == {dtype}
+        for name, a, b, c in zip("yhcxHCiwbB", ours, theirs, exact, strict=True):
+            sample.add(name, a, b, c)
+    sample.check()
+
+
+@pytest.mark.parametrize("low", HALVES)
+def test_autocast_dtypes_are_torchs(low: torch.dtype) -> None:
+    """Output dtypes under autocast; gradients come back in the parameters' own dtype."""
+    x, ids, target = torch.randn(5, 3, 4), torch.randint(7, (5, 3)), torch.randint(6, (15,))
+    ours = [fastchar.LSTM(4, 6), fastchar.LSTMCell(4, 6), fastchar.Embedding(7, 4)]
+    theirs = [nn.LSTM(4, 6), nn.LSTMCell(4, 6), nn.Embedding(7, 4)]
+    folded = fastchar.EmbeddingLSTM(7, 4, 6)
+    with torch.autocast("cpu", low):
+        y, (h, c) = ours[0](x)
+        assert {y.dtype, h.dtype, c.dtype} == {low}
+        for module, twin, given in zip(ours[1:], theirs[1:], (x[0], ids), strict=True):
+            mine, its = (torch.utils._pytree.tree_leaves(m(given)) for m in (module, twin))
+            assert [t.dtype for t in mine] == [t.dtype for t in its]
+        z, _ = folded(ids)
+        assert z.dtype == low
+        loss = functional.linear_cross_entropy(y.flatten(0, 1), torch.randn(6, 6), target)
+        assert loss.dtype == torch.float32
+    (y.float().sum() + z.float().sum()).backward()
+    assert ours[0].weight_hh_l0.grad is not None
+    assert ours[0].weight_hh_l0.grad.dtype == torch.float32
+
+
+def test_autocast_bf16_is_close_to_torchs() -> None:
+    """At least as close to float32 as nn.LSTM under the same autocast."""
+    ours, theirs = fastchar.LSTM(32, 48), nn.LSTM(32, 48)
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.randn(20, 8, 32)
+    exact = theirs(x)[0]
+    with torch.autocast("cpu", torch.bfloat16):
+        mine, its = (float((m(x)[0] - exact).abs().max()) for m in (ours, theirs))
+    assert mine <= 2 * its
+
+
+def test_gradient_scaler_trains() -> None:
+    """torch.amp.GradScaler on the CPU: unscaled gradients are those without it."""
+    module = fastchar.LSTM(4, 6)
+    x = torch.randn(5, 3, 4)
+    plain = torch.autograd.grad(module(x)[0].sum(), list(module.parameters()))
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    scaler.scale(module(x)[0].sum()).backward()
+    scaler.unscale_(optimizer)
+    for p, g in zip(module.parameters(), plain, strict=True):
+        torch.testing.assert_close(p.grad, g)
+    scaler.step(optimizer)

@@ -1,0 +1,152 @@
+"""Odd numbers, long runs, many threads, torch's other machinery around our modules."""
+
+import gc
+import resource
+import threading
+from typing import Any
+
+import pytest
+import torch
+from error_rule import assert_exact_enough
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+import fastchar
+from fastchar import functional
+
+
+def pair(E: int = 4, H: int = 6) -> tuple[fastchar.LSTM, nn.LSTM]:
+    ours, theirs = fastchar.LSTM(E, H), nn.LSTM(E, H)
+    theirs.load_state_dict(ours.state_dict())
+    return ours, theirs
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 1e30, -1e30])
+def test_nan_inf_and_saturation_are_torchs(value: float, isa: str) -> None:
+    """A wild number in one sequence: the same NaN and Inf as torch's, other sequences untouched."""
+    ours, theirs = pair()
+    x = torch.randn(5, 19, 4)
+    x[2, 1] = value
+    a, b = ours(x)[0], theirs(x)[0]
+    torch.testing.assert_close(a, b, equal_nan=True)
+    assert a[:, [0, *range(2, 19)]].isfinite().all()
+
+
+def test_long_sequences_do_not_drift(isa: str) -> None:
+    """After 2000 steps, still within the rule."""
+    ours, theirs = pair(8, 16)
+    x = torch.randn(2000, 3, 8)
+    exact = theirs.double()(x.double())
+    theirs.float()
+    names = ("y", "h", "c")
+    for name, a, b, c in zip(names, *(flat(r) for r in (ours(x), theirs(x), exact)), strict=True):
+        assert_exact_enough(name, a, b, c)
+
+
+def flat(result: tuple[Tensor, tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
+    return result[0], *result[1]
+
+
+@pytest.mark.native
+def test_no_memory_growth() -> None:
+    """Hundreds of training steps leave the process as large as the first hundred did."""
+    model = fastchar.EmbeddingLSTM(31, 16, 16)
+    head = torch.randn(31, 16, requires_grad=True)
+    ids = torch.randint(31, (50, 16))
+    lengths = torch.randint(1, 51, (16,))
+
+    def step() -> None:
+        y, _ = model(ids, lengths=lengths)
+        functional.linear_cross_entropy(y, head, ids).backward()
+
+    sizes = []
+    for count in (100, 400):
+        for _ in range(count):
+            step()
+        gc.collect()
+        sizes.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    assert sizes[1] - sizes[0] < 8 * 1024  # KiB; one step's saved tensors are 300
+
+
+def test_threads_calling_at_once() -> None:
+    """Calls from several Python threads do not disturb each other."""
+    model = fastchar.EmbeddingLSTM(31, 16, 32)
+    inputs = [torch.randint(31, (12, 5)) for _ in range(4)]
+    expected = [model(ids)[0].detach() for ids in inputs]
+    wrong: list[int] = []
+
+    def work(k: int) -> None:
+        for _ in range(30):
+            y, _ = model(inputs[k])
+            y.sum().backward()
+            if not torch.equal(y.detach(), expected[k]):
+                wrong.append(k)
+
+    workers = [threading.Thread(target=work, args=(k,)) for k in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert not wrong
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_activation_checkpointing(reentrant: bool) -> None:
+    ours, _ = pair()
+    x = torch.randn(5, 3, 4, requires_grad=True)
+    plain = torch.autograd.grad(ours(x)[0].sum(), [x, *ours.parameters()])
+    checkpoint(lambda x: ours(x)[0], x, use_reentrant=reentrant).sum().backward()
+    for a, b in zip([x, *ours.parameters()], plain, strict=True):
+        torch.testing.assert_close(a.grad, b)
+
+
+def test_grad_modes_and_anomaly() -> None:
+    """no_grad and inference_mode give plain results; anomaly mode names a NaN's origin."""
+    ours, _ = pair()
+    x = torch.randn(5, 3, 4)
+    expected = ours(x)[0]
+    assert expected.requires_grad
+    for mode in (torch.no_grad(), torch.inference_mode()):
+        with mode:
+            y = ours(x)[0]
+            assert not y.requires_grad
+            assert torch.equal(y, expected)
+    with torch.autograd.detect_anomaly(check_nan=True):
+        ours(x)[0].sum().backward()
+        with pytest.raises(RuntimeError, match="nan"):
+            ours(x.masked_fill(x > 0, float("nan")))[0].sum().backward()
+
+
+def test_a_second_backward_needs_retain_graph() -> None:
+    ours, _ = pair()
+    loss = ours(torch.randn(5, 3, 4))[0].sum()
+    loss.backward(retain_graph=True)
+    first = [p.grad.clone() for p in ours.parameters() if p.grad is not None]
+    loss.backward()
+    for p, g in zip(ours.parameters(), first, strict=True):
+        torch.testing.assert_close(p.grad, 2 * g)
+    with pytest.raises(RuntimeError, match="second time"):
+        loss.backward()
+
+
+class Ids(torch.utils.data.Dataset[Tensor]):
+    def __init__(self) -> None:
+        self.module = fastchar.EmbeddingLSTM(7, 3, 4)
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, k: int) -> Tensor:
+        with torch.no_grad():
+            return self.module(torch.full((3, 2), k))[0]
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_data_loader_workers(method: str) -> None:
+    """Our kernels in worker processes, forked and spawned, give what they give here."""
+    data = Ids()
+    here: Any = torch.stack([data[k] for k in range(4)])
+    loader = torch.utils.data.DataLoader(
+        data, batch_size=4, num_workers=1, multiprocessing_context=method
+    )
+    torch.testing.assert_close(next(iter(loader)), here)

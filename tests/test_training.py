@@ -1,0 +1,225 @@
+"""Runs: the metrics are what they say, the best epoch's model is kept, the settings do what they
+say. With a learning rate of 0 a model stays as it was made, and every number can be checked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from training_data import few_pairs, one_thread, write_pairs
+
+from fastchar import CharLM, Seq2Seq, Vocabulary
+from fastchar.text import pad
+from fastchar.training import Config, InputError, run, train
+from fastchar.training.config import read_yaml
+from fastchar.training.console import clock, make_console
+from fastchar.training.data import TextData, vocabularies
+from fastchar.training.evaluation import evaluate, text_loss
+from fastchar.training.files import Pair
+from fastchar.training.folder import read_metrics
+
+QUIET = make_console(stderr=True)
+STILL = {"learning_rate": 0.0, "dropout": 0.0, "embedding_dim": 8, "hidden_size": 12}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _fast() -> Iterator[None]:
+    """No pictures, which take longer than everything else here, and one thread."""
+    with pytest.MonkeyPatch.context() as patch, one_thread():
+        patch.setattr(run, "write_report", lambda *args: None)
+        yield
+
+
+@pytest.fixture
+def pairs_file(tmp_path: Path) -> Path:
+    return write_pairs(tmp_path / "pairs.tsv", few_pairs()[:60])
+
+
+def _loss(model: Seq2Seq, pairs: list[Pair]) -> float:
+    """Nats per symbol, one pair at a time."""
+    total, symbols = 0.0, 0
+    with torch.no_grad():
+        for source, target in pairs:
+            ids, lengths = pad([model.source.encode(source, eos=True)])
+            answer, _ = pad([model.target.encode(target, bos=True, eos=True)])
+            total += float(model(ids, lengths, answer)) * (len(answer) - 1)
+            symbols += len(answer) - 1
+    return total / symbols
+
+
+def test_metrics_of_pairs_are_what_they_say(tmp_path: Path, pairs_file: Path) -> None:
+    """Losses are means over symbols, not over batches; error rates are those of `evaluate`."""
+    dev = list(few_pairs()[60:80])
+    options = {**STILL, "label_smoothing": 0.0, "batch_size": 7, "epochs": 1}
+    config = Config(
+        data=str(pairs_file),
+        dev=str(write_pairs(tmp_path / "dev.tsv", dev)),
+        out=str(tmp_path / "run"),
+        **options,
+    )
+    model = train(config, QUIET).model
+    assert isinstance(model, Seq2Seq)
+    (row,) = read_metrics(tmp_path / "run" / "metrics.csv")
+    assert row["train_loss"] == pytest.approx(_loss(model, list(few_pairs()[:60])), rel=1e-4)
+    first = list({word: (word, target) for word, target in reversed(dev)}.values())
+    assert row["dev_loss"] == pytest.approx(_loss(model, first), rel=1e-4)
+    rates = evaluate(model, dev).rates
+    assert row["dev_wer"] == pytest.approx(rates.wer)
+    assert row["dev_per"] == pytest.approx(rates.per, rel=1e-5)
+    assert row["words_per_s"] * row["seconds"] == pytest.approx(60, rel=1e-4)
+    characters = sum(len(s) + len(t.split(" ")) for s, t in few_pairs()[:60])
+    assert row["chars_per_s"] * row["seconds"] == pytest.approx(characters, rel=1e-4)
+
+
+@pytest.mark.parametrize("chunk", [1, 10, 1000])
+def test_text_is_read_in_one_piece_whatever_the_chunk(tmp_path: Path, chunk: int) -> None:
+    """The state goes on from chunk to chunk, in training as in `text_loss`."""
+    text = " ".join(word for word, _ in few_pairs()[:30])
+    (tmp_path / "text.txt").write_text(text)
+    (tmp_path / "dev.txt").write_text(text[::-1])
+    config = Config(
+        data=str(tmp_path / "text.txt"),
+        dev=str(tmp_path / "dev.txt"),
+        out=str(tmp_path / "run"),
+        model="char_lm",
+        batch_size=1,
+        chunk=chunk,
+        epochs=1,
+        **STILL,
+    )
+    finished = train(config, QUIET)
+    assert isinstance(finished.model, CharLM)
+    assert isinstance(finished.data, TextData)
+    (row,) = read_metrics(tmp_path / "run" / "metrics.csv")
+    assert row["train_loss"] == pytest.approx(text_loss(finished.model, text), rel=1e-4)
+    assert row["dev_loss"] == pytest.approx(text_loss(finished.model, text[::-1]), rel=1e-4)
+    assert row["dev_bits"] == pytest.approx(row["dev_loss"] / 0.693147, rel=1e-4)
+    assert row["chars_per_s"] * row["seconds"] == pytest.approx(len(text) - 1, rel=1e-4)
+
+
+def test_early_stopping(tmp_path: Path, pairs_file: Path) -> None:
+    """What never gets better stops after `patience` more epochs."""
+    config = Config(data=str(pairs_file), out=str(tmp_path / "run"), epochs=9, patience=2, **STILL)
+    train(config, QUIET)
+    assert len(read_metrics(tmp_path / "run" / "metrics.csv")) == 3
+
+
+def test_the_best_epoch_is_kept(tmp_path: Path, pairs_file: Path) -> None:
+    """A run that goes astray: the model and best.ckpt are of the best epoch, not of the last."""
+    config = Config(
+        data=str(pairs_file),
+        out=str(tmp_path / "run"),
+        embedding_dim=8,
+        hidden_size=12,
+        epochs=8,
+        batch_size=8,
+        schedule="constant",
+        learning_rate=0.3,
+    )
+    model = train(config, QUIET).model
+    rows = read_metrics(tmp_path / "run" / "metrics.csv")
+    best = min(rows, key=lambda row: (row["dev_wer"], row["dev_loss"]))
+    assert best is not rows[-1]
+    kept = torch.load(tmp_path / "run" / "best.ckpt", weights_only=True)
+    assert kept["fastchar"]["record"]["epoch"] == best["epoch"]
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, kept["state_dict"][f"model.{name}"]), name
+
+
+def test_the_seed_decides_everything(tmp_path: Path, pairs_file: Path) -> None:
+    """The same seed makes the same model, another seed another one."""
+
+    def weights(name: str, seed: int) -> torch.Tensor:
+        config = Config(
+            data=str(pairs_file),
+            out=str(tmp_path / name),
+            seed=seed,
+            epochs=1,
+            embedding_dim=8,
+            hidden_size=12,
+        )
+        parameters = train(config, QUIET).model.parameters()
+        return torch.cat([p.detach().flatten() for p in parameters])
+
+    one = weights("one", 3)
+    assert torch.equal(one, weights("same", 3))
+    assert not torch.equal(one, weights("other", 4))
+
+
+def test_held_out_words_can_be_fewer(tmp_path: Path, pairs_file: Path) -> None:
+    """`dev_words` bounds what is read after each epoch; all references of a word stay with it."""
+    dev = [*few_pairs()[60:120], *[(word, "X") for word, _ in few_pairs()[60:120]]]
+    config = Config(
+        data=str(pairs_file),
+        dev=str(write_pairs(tmp_path / "dev.tsv", dev)),
+        out=str(tmp_path / "run"),
+        dev_words=10,
+        epochs=1,
+        **STILL,
+    )
+    data = train(config, QUIET).data
+    assert len(data.dev.source) == len(data.dev_references) == 10
+    assert all(["X"] in references for references in data.dev_references)
+
+
+def test_what_a_target_symbol_is() -> None:
+    """Phones between spaces are found out; words of sentences and letters are not phones."""
+    config = Config(data="-")
+    letters = [("ab", "ba"), ("cd", "d c")] * 3
+    sentences = [(f"a {i}", f"word{i} other{i} third{i}") for i in range(300)]
+    assert vocabularies(few_pairs(), config)[1].mode == "separated"
+    assert vocabularies(letters, config)[1].mode == "chars"
+    assert vocabularies(sentences, config)[1].mode == "chars"
+    forced = Config(data="-", target_mode="bytes", source_mode="separated", normalize="NFC")
+    source, target = vocabularies(sentences, forced)
+    assert (source.mode, target.mode) == ("separated", "bytes")
+    assert source.encode("a") != [Vocabulary.unk_id]
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"epochs": 0}, "epochs: expected a whole number from 1, got 0"),
+        ({"epochs": 1.5}, "epochs: expected a whole number from 1, got 1.5"),
+        ({"dropout": 1}, "dropout: expected a number from 0 to 0.99, got 1.0"),
+        ({"dropout": "much"}, "dropout: expected a number from 0 to 0.99, got 'much'"),
+        ({"attention": "self"}, "attention: expected one of general, dot, additive, got 'self'"),
+        ({"tensorboard": "yes"}, "tensorboard: expected true or false, got 'yes'"),
+        ({"data": 3}, "data: expected text, got 3"),
+        ({"chunk": 3}, "chunk: expected with model char_lm, got model seq2seq"),
+    ],
+)
+def test_bad_settings(setting: dict[str, object], message: str) -> None:
+    """One line: the setting, what was expected, what came."""
+    with pytest.raises(InputError) as error:
+        Config(**{"data": "x.tsv", **setting})  # type: ignore[arg-type]
+    assert str(error.value) == message
+
+
+def test_settings_from_yaml(tmp_path: Path) -> None:
+    """Names with - or _, numbers that YAML takes for text or whole, null for the default."""
+    path = tmp_path / "config.yaml"
+    path.write_text("learning-rate: 1e-3\nclip: 5\nnormalize: null\nencoder_layers: 2\n")
+    settings = read_yaml(str(path))
+    assert settings == {
+        "learning_rate": 1e-3,
+        "clip": 5.0,
+        "normalize": None,
+        "encoder_layers": 2,
+    }
+    config = Config(data="some/words.tsv.gz", **settings)
+    assert (config.hidden_size, config.out) == (256, "runs/words")
+    assert Config(data="-", model="char_lm").hidden_size == 512
+
+
+def test_clock() -> None:
+    """Minutes and seconds, rounded as one."""
+    assert [clock(s) for s in (0, 59.4, 59.6, 75, 3600)] == [
+        "0:00",
+        "0:59",
+        "1:00",
+        "1:15",
+        "60:00",
+    ]
