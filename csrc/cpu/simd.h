@@ -298,7 +298,8 @@ FASTCHAR_INLINE ScaledExpm1<V> scaled_expm1(V x) {
   return {reinterpret_cast<V>(bits), expm1_reduced(r)};
 }
 
-// Max error 1 ULP in the normal range; below it the smallest normal number, above it Inf.
+// Max error 1.1 ULP in the normal range (measured: 1.01 float, 0.99 double); below it the
+// smallest normal number, above it Inf.
 template <class V>
 FASTCHAR_INLINE V exp(V x) {
   using C = ExpConstants<V>;
@@ -306,14 +307,16 @@ FASTCHAR_INLINE V exp(V x) {
   return fma(e.scale, e.m, e.scale);
 }
 
-// 1 / (1 + exp(-x)). Max error 2 ULP; 0 where the result would be denormal.
+// 1 / (1 + exp(-x)). Max error 3 ULP (measured: 2.43 float, 2.36 double, as torch's); 0 where
+// the result would be denormal.
 template <class V>
 FASTCHAR_INLINE V sigmoid(V x) {
   const V one = broadcast(decltype(x[0] + 0)(1));
   return one / (one + exp(-x));
 }
 
-// (e - 1) / (e + 1) with e = exp(2 |x|), e - 1 without cancellation. Max error 2 ULP.
+// (e - 1) / (e + 1) with e = exp(2 |x|), e - 1 without cancellation. Max error 3 ULP
+// (measured: 2.38 float, 2.52 double).
 template <class V>
 FASTCHAR_INLINE V tanh(V x) {
   using C = ExpConstants<V>;
