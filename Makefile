@@ -7,7 +7,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --disable-pip-version-check --quiet
 
-.PHONY: help build demo test lint format bench clean
+.PHONY: help build demo test lint format bench gpu-check clean
 
 help:
 	@echo "make demo    train a grapheme-to-phoneme model on the CMU dictionary (about 8 minutes)"
@@ -15,6 +15,7 @@ help:
 	@echo "make lint    ruff, mypy and clang-format"
 	@echo "make format  rewrite the sources the way make lint wants them"
 	@echo "make bench   run the benchmarks and rebuild docs/performance.md from them"
+	@echo "make gpu-check  on a machine with a GPU: parity, sanitizers, benchmarks, into OUT"
 
 # torch first: the extension is compiled against the torch that it will run with.
 $(BIN)/.installed: pyproject.toml
@@ -27,6 +28,8 @@ $(BIN)/.installed: pyproject.toml
 build: $(BIN)/.installed
 	$(BIN)/python setup.py --quiet build_ext --inplace
 
+# The demo needs no CUDA library where there is no GPU, and compiling one takes a minute or two.
+demo: export FASTCHAR_CUDA ?= $(if $(shell command -v nvidia-smi),1,0)
 demo: build
 	$(BIN)/python -m fastchar.demo
 
@@ -49,6 +52,10 @@ format: $(BIN)/.installed
 bench: build
 	$(BIN)/python -m benchmarks.run
 	$(BIN)/python -m benchmarks.report
+
+# Downloads nothing: it runs on what the machine has, in $(VENV) if that is there.
+gpu-check:
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m benchmarks.gpu_check
 
 clean:
 	rm -rf build dist fastchar/*.so *.egg-info

@@ -1,5 +1,13 @@
-"""Builds `fastchar._C`, the CPU kernels, against LibTorch's stable ABI (torch >= 2.11)."""
+"""Builds `fastchar._C`, the CPU kernels, against LibTorch's stable ABI (torch >= 2.11).
 
+Where nvcc is, also the CUDA library (csrc/cuda/build.py): beside a CPU-only torch too, so that
+every machine that builds checks every kernel. FASTCHAR_CUDA=0 leaves it out;
+with FASTCHAR_CUDA=1 a failure to build it is an error, not a warning.
+"""
+
+import importlib.util
+import os
+import sys
 from pathlib import Path
 
 import pybind11
@@ -36,7 +44,29 @@ cpu = Extension(
     language="c++",
 )
 
+spec = importlib.util.spec_from_file_location("cuda_build", ROOT / "csrc" / "cuda" / "build.py")
+cuda = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(cuda)
+
+
+class BuildNative(cpp_extension.BuildExtension):
+    """The CPU extension, and the CUDA library beside it."""
+
+    def run(self) -> None:
+        super().run()
+        if not cuda.wanted():
+            return
+        library = Path(self.get_ext_fullpath("fastchar._C")).with_name("_C_cuda.so")
+        try:
+            cuda.build(library, ROOT / "build" / "cuda")
+        except SystemExit as error:
+            # An old nvcc must not keep anybody from the CPU kernels.
+            if os.environ.get("FASTCHAR_CUDA") == "1":
+                raise
+            print(f"warning: going on without the CUDA library: {error}", file=sys.stderr)
+
+
 setup(
     ext_modules=[cpu],
-    cmdclass={"build_ext": cpp_extension.BuildExtension},
+    cmdclass={"build_ext": BuildNative},
 )

@@ -5,7 +5,8 @@
 STABLE_TORCH_LIBRARY(fastchar, m) {
   // The options are for the gradient alone: embedding_backward's.
   m.def(
-      "embedding(Tensor weight, Tensor ids, int padding_idx, bool scale_grad_by_freq) -> Tensor");
+      "embedding(Tensor weight, Tensor ids, int padding_idx, bool scale_grad_by_freq) -> "
+      "Tensor");
   m.def(
       "embedding_backward(Tensor grad, Tensor ids, int num_weights, int padding_idx, "
       "bool scale_grad_by_freq) -> Tensor");
@@ -29,8 +30,8 @@ STABLE_TORCH_LIBRARY(fastchar, m) {
       "linear_cross_entropy_backward(Tensor grad_loss, Tensor input, Tensor weight, "
       "Tensor? bias, Tensor target, Tensor? class_weight, int ignore_index, "
       "float label_smoothing) -> (Tensor grad_input, Tensor grad_weight, Tensor grad_bias)");
-  // The sum or mean of the above, and with `grad` its gradients in the same pass: the logits are
-  // made once, not again in the backward. Without `grad` the gradients have no elements.
+  // The sum or mean of the above, and with `grad` its gradients in the same pass: the logits
+  // are made once, not again in the backward. Without `grad` the gradients have no elements.
   m.def(
       "linear_cross_entropy_reduced(Tensor input, Tensor weight, Tensor? bias, Tensor target, "
       "Tensor? class_weight, int ignore_index, float label_smoothing, bool mean, bool grad) "

@@ -72,8 +72,8 @@ def backends() -> dict[str, Any]:
 
     Keys: `backend` ("native" or "reference"), `reason`, `torch`, and with the native library
     `cpu` (isa in use, those available here, those compiled), `cuda` (architectures compiled for,
-    empty without a GPU or a build for it), `torch_target` (oldest torch that the library loads on) and
-    `compiler`.
+    empty without a GPU or a build for it), `torch_target` (oldest torch that the library loads
+    on) and `compiler`.
     """
     if _library is None:
         return {"backend": "reference", "reason": _reason, "torch": torch.__version__}

@@ -31,7 +31,7 @@ SPEECH = Path("runs/demo")
 TEXT = Path("runs/demo-text")
 # The default recipe, for as many epochs as take some five minutes, and half a minute, on two
 # cores of 2024.
-SPEECH_RECIPE: dict[str, Any] = {"epochs": 4}
+SPEECH_RECIPE: dict[str, Any] = {"epochs": 3}
 TEXT_RECIPE: dict[str, Any] = {"model": "char_lm", "epochs": 3}
 
 BEAM = 5

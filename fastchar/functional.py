@@ -33,8 +33,8 @@ if backend.native():
 
 __all__ = ["embedding", "embedding_lstm", "linear_cross_entropy", "lstm", "lstm_cell"]
 
-# What a CPU kernel computes in, by the dtype of its arguments. CUDA kernels take these types as they
-# are, with sums and the cell's state in float32.
+# What a CPU kernel computes in, by the dtype of its arguments. CUDA kernels take these types as
+# they are, with sums and the cell's state in float32.
 _COMPUTE = {
     torch.float32: torch.float32,
     torch.float64: torch.float64,
@@ -82,7 +82,7 @@ def _kernel_dtype(tensors: Sequence[Tensor]) -> torch.dtype | None:
 
 
 def _device_served(device: torch.device) -> bool:
-    """Whether kernels are there for tensors on `device`; under CUDA's autocast torch casts, not we."""
+    """Whether kernels are there for tensors on `device`; CUDA's autocast is left to torch."""
     if device.type == "cuda":
         return backend.cuda() and not torch.is_autocast_enabled("cuda")
     return device.type in ("cpu", "meta")

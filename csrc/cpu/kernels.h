@@ -34,8 +34,8 @@ struct EmbeddingBackwardParams {
   int64_t padding_idx;  // -1: none
 };
 
-// Chunks of the tokens, each with its own table: at least 8 V tokens a chunk (2 V for the second)
-// so that clearing and adding the tables stays a small part of the work.
+// Chunks of the tokens, each with its own table: at least 8 V tokens a chunk (2 V for the
+// second) so that clearing and adding the tables stays a small part of the work.
 inline int64_t embedding_backward_chunks(int64_t N, int64_t V) {
   if (N < 4 * V) return 1;
   return N < 24 * V ? 2 : N < 32 * V ? 3 : 4;
@@ -140,12 +140,12 @@ struct LinearCrossEntropyParams {
   const T* class_weight;  // [C] or null
   const T* grad_loss;     // [N] or null: grad_scale for every token
   double grad_scale;
-  T* loss;                // [N] or null, 0 where ignored
-  T* grad_input;          // [N, H] or null, 0 where ignored
-  T* grad_weight;         // [C, H] or null: no gradients at all
-  T* grad_bias;           // [C], null if and only if grad_weight is
-  T* workspace;           // linear_cross_entropy_workspace elements, aligned to 64 bytes
-  int64_t N, H, C;        // C > 0
+  T* loss;          // [N] or null, 0 where ignored
+  T* grad_input;    // [N, H] or null, 0 where ignored
+  T* grad_weight;   // [C, H] or null: no gradients at all
+  T* grad_bias;     // [C], null if and only if grad_weight is
+  T* workspace;     // linear_cross_entropy_workspace elements, aligned to 64 bytes
+  int64_t N, H, C;  // C > 0
   int64_t ignore_index;
   double label_smoothing;
 };

@@ -61,8 +61,8 @@ class Attention(nn.Module):
     def memory(self, states: Tensor, lengths: Tensor) -> Memory:
         """Encoder states [S, B, M] and their lengths [B] to what queries need of them."""
         projected = self.states(states)  # [S, B, H or 2H]
-        values = projected[..., -self.query.out_features :]
-        keys = projected[..., : self.query.out_features]  # in "dot", these are the values
+        # Not slices: the gradient of each would be a tensor of zeros as large as both.
+        keys, values = (projected, projected) if self.score == "dot" else projected.chunk(2, dim=-1)
         steps = torch.arange(states.shape[0], device=states.device)
         padding = steps >= lengths.to(states.device).unsqueeze(1)  # [B, S]
         # Not -inf: a sentence without symbols would make NaN of the whole batch's loss.

@@ -1,0 +1,176 @@
+// How the blocks that share one sequence's hidden units ("a team": the blocks along x of one y)
+// give each other their slices of the next step's tile [kBatch][kDepth]. Three ways, one
+// interface:
+//
+//   begin()           zeroes what no slice fills; every thread of the team
+//   slice(column)     where this block's slice of a column goes, kSlice elements
+//   publish(step)     every thread, after its writes to slice(): the tile `step` has this slice
+//   acquire(step)     every thread: the whole tile `step`, in shared memory
+//
+// Steps count up from 1. The tiles alternate between two buffers: a block that
+// publishes step s + 2 has acquired s + 1 from all, who had then read s.
+#pragma once
+
+#include "product.cuh"
+
+namespace fastchar::cuda {
+
+template <class Shape>
+FASTCHAR_INLINE void zero_tiles(typename Shape::T* tiles, int count) {
+  constexpr int kVectors =
+      Shape::kBatch * Product<Shape>::kPitch * sizeof(typename Shape::T) / 16;
+  for (int i = threadIdx.x; i < count * kVectors; i += kThreads) {
+    reinterpret_cast<Pack<uint32_t, 4>*>(tiles)[i] = {};
+  }
+}
+
+// The team is one block.
+template <class Shape>
+struct BlockExchange {
+  using T = typename Shape::T;
+  struct Params {};
+  static constexpr int kTile = Shape::kBatch * Product<Shape>::kPitch;
+  static constexpr int kElements = 2 * kTile;  // of shared memory
+
+  T* tiles;
+  int next = 0;
+
+  FASTCHAR_INLINE BlockExchange(const Params&, T* memory, int) : tiles(memory) {}
+  FASTCHAR_INLINE void begin() {
+    zero_tiles<Shape>(tiles, 2);
+    __syncthreads();
+  }
+  FASTCHAR_INLINE T* slice(int column) {
+    return tiles + next * kTile + column * Product<Shape>::kPitch;
+  }
+  FASTCHAR_INLINE void publish(int) {
+    next ^= 1;
+    __syncthreads();
+  }
+  FASTCHAR_INLINE const T* acquire(int) { return tiles + (next ^ 1) * kTile; }
+};
+
+// Own slices wait in `stage` [kBatch][kSlice] until they go out in pieces of 16 bytes.
+template <class Shape>
+struct Stage {
+  using T = typename Shape::T;
+  static constexpr int kPiece = 16 / sizeof(T);
+  static constexpr int kPieces = Shape::kSlice / kPiece;  // of one column
+  static constexpr int kElements = Shape::kBatch * Shape::kSlice;
+  using Piece = Pack<T, kPiece>;
+
+  T* memory;
+
+  // send(column, element in the slice, piece) for `copies` copies of the first `columns`
+  // columns.
+  template <class Send>
+  FASTCHAR_INLINE void send(int columns, int copies, const Send& send_piece) const {
+    const int count = columns * kPieces;
+    for (int i = threadIdx.x; i < count * copies; i += kThreads) {
+      const int piece = i % count, column = piece / kPieces, element = piece % kPieces * kPiece;
+      send_piece(i / count, column, element,
+                 *reinterpret_cast<const Piece*>(memory + column * Shape::kSlice + element));
+    }
+  }
+};
+
+// The team is a cluster (sm_90): each block writes its slice into every block's shared memory.
+template <class Shape>
+struct ClusterExchange {
+  using T = typename Shape::T;
+  struct Params {};
+  static constexpr int kTile = Shape::kBatch * Product<Shape>::kPitch;
+  static constexpr int kElements = 2 * kTile + Stage<Shape>::kElements;
+
+  T* tiles;
+  Stage<Shape> stage;
+  int columns;
+
+  FASTCHAR_INLINE ClusterExchange(const Params&, T* memory, int columns)
+      : tiles(memory), stage{memory + 2 * kTile}, columns(columns) {}
+  FASTCHAR_INLINE void begin() {
+    zero_tiles<Shape>(tiles, 2);
+    cluster_sync();
+  }
+  FASTCHAR_INLINE T* slice(int column) { return stage.memory + column * Shape::kSlice; }
+  FASTCHAR_INLINE void publish(int step) {
+    __syncthreads();
+    T* own = tiles + step % 2 * kTile + blockIdx.x * Shape::kSlice;
+    stage.send(
+        columns, gridDim.x,
+        [&](int rank, int column, int element, const typename Stage<Shape>::Piece& piece) {
+          T* to = peer_shared(own + column * Product<Shape>::kPitch + element, rank);
+          *reinterpret_cast<typename Stage<Shape>::Piece*>(to) = piece;
+        });
+    cluster_sync();
+  }
+  FASTCHAR_INLINE const T* acquire(int step) { return tiles + step % 2 * kTile; }
+};
+
+// The team is a row of a cooperative grid: slices go through global memory (L2), and a flag per
+// block says which step it has published. The flags are zero before the launch; steps count
+// from 1.
+template <class Shape>
+struct GridExchange {
+  using T = typename Shape::T;
+  struct Params {
+    T* tiles;    // [teams][2][kBatch][kDepth]
+    int* flags;  // [teams][blocks of a team]
+  };
+  static constexpr int kTile = Shape::kBatch * Product<Shape>::kPitch;
+  static constexpr int kGlobalTile = Shape::kBatch * Shape::kDepth;
+  static constexpr int kElements = kTile + Stage<Shape>::kElements;
+
+  T* tile;
+  Stage<Shape> stage;
+  T* global;
+  int* flags;
+  int columns;
+
+  FASTCHAR_INLINE GridExchange(const Params& p, T* memory, int columns)
+      : tile(memory),
+        stage{memory + kTile},
+        global(p.tiles + static_cast<int64_t>(blockIdx.y) * 2 * kGlobalTile),
+        flags(p.flags + blockIdx.y * gridDim.x),
+        columns(columns) {}
+  FASTCHAR_INLINE void begin() {
+    zero_tiles<Shape>(tile, 1);
+    __syncthreads();
+  }
+  FASTCHAR_INLINE T* slice(int column) { return stage.memory + column * Shape::kSlice; }
+  FASTCHAR_INLINE void publish(int step) {
+    __syncthreads();
+    T* own = global + step % 2 * kGlobalTile + blockIdx.x * Shape::kSlice;
+    stage.send(columns, 1,
+               [&](int, int column, int element, const typename Stage<Shape>::Piece& piece) {
+                 T* to = own + column * Shape::kDepth + element;
+                 *reinterpret_cast<typename Stage<Shape>::Piece*>(to) = piece;
+               });
+    __syncthreads();
+    if (threadIdx.x == 0) {
+      __threadfence();
+      store_release(flags + blockIdx.x, step);
+    }
+  }
+  FASTCHAR_INLINE const T* acquire(int step) {
+    if (threadIdx.x < gridDim.x) {
+      while (load_acquire(flags + threadIdx.x) < step) {
+      }
+    }
+    __syncthreads();
+    constexpr int kPiece = Stage<Shape>::kPiece;
+    const int pieces = gridDim.x * Stage<Shape>::kPieces;  // of a column
+    const T* from = global + step % 2 * kGlobalTile;
+    for (int i = threadIdx.x; i < columns * pieces; i += kThreads) {
+      const int column = i / pieces, element = i % pieces * kPiece;
+      *reinterpret_cast<typename Stage<Shape>::Piece*>(tile + column * Product<Shape>::kPitch +
+                                                       element) =
+          load_from_l2(reinterpret_cast<const typename Stage<Shape>::Piece*>(
+              from + column * Shape::kDepth + element));
+    }
+    __syncthreads();
+    return tile;
+  }
+};
+
+}  // namespace fastchar::cuda

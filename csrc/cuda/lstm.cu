@@ -1,0 +1,188 @@
+// The sequence LSTM on CUDA: the ops' launchers, and the way without a resident W_hh.
+#include "lstm.h"
+
+#include <tuple>
+
+#include "steps.cuh"
+
+namespace fastchar::cuda {
+namespace {
+
+// One product per step (torch's GEMM) and a pointwise kernel.
+template <class T>
+void forward_by_steps(const LstmSequenceParams<T>& p, const SequenceTensors& tensors,
+                      const OnDevice& device) {
+  const int64_t B = p.B, H = p.H;
+  const Tensor& w_hh = tensors.w_hh;
+  const Tensor w_t = torch::stable::transpose(w_hh, 0, 1);
+  Tensor recurrent = torch::stable::new_empty(w_hh, {B, 4 * H});
+  Tensor c = torch::stable::new_empty(w_hh, {B, H}, accumulator(w_hh.scalar_type()));
+  for (int s = 0; s < p.steps; ++s) {
+    mm_out(recurrent, s ? *tensors.h_n : *tensors.h0, w_t);
+    forward_step<T>
+        <<<blocks_for(B * H, kPointwiseThreads), kPointwiseThreads, 0, device.stream()>>>(
+            p, data<T>(recurrent), mutable_data<Acc<T>>(c), p.reverse ? p.steps - 1 - s : s,
+            s == 0);
+  }
+}
+
+template <class T>
+void backward_by_steps(const LstmSequenceBackwardParams<T>& p, const SequenceTensors& tensors,
+                       const OnDevice& device) {
+  const int64_t B = p.B, H = p.H;
+  const Tensor& w_hh = tensors.w_hh;
+  const ScalarType wide = accumulator(w_hh.scalar_type());
+  Tensor recurrent = torch::stable::new_empty(w_hh, {B, H});
+  Tensor dh = torch::stable::new_empty(w_hh, {B, H}, wide);
+  Tensor dc = torch::stable::new_empty(w_hh, {B, H}, wide);
+  const unsigned blocks = blocks_for(B * H, kPointwiseThreads);
+  int last_t = 0;
+  for (int s = 0; s < p.steps; ++s) {
+    const int t = p.reverse ? s : p.steps - 1 - s;
+    backward_step<T><<<blocks, kPointwiseThreads, 0, device.stream()>>>(
+        p, s ? data<T>(recurrent) : nullptr, mutable_data<Acc<T>>(dh), mutable_data<Acc<T>>(dc),
+        t, last_t);
+    mm_out(recurrent, torch::stable::select(*tensors.grad_gates, 0, t), w_hh);
+    last_t = t;
+  }
+  backward_end<T><<<blocks, kPointwiseThreads, 0, device.stream()>>>(
+      p, p.steps ? data<T>(recurrent) : nullptr, data<Acc<T>>(dh), data<Acc<T>>(dc), last_t);
+}
+
+// Lengths stay on the device, unread by the host: the kernels clamp them to 0..T.
+void check_lengths(const Tensor& like, const char* op, const std::optional<Tensor>& lengths,
+                   int64_t B) {
+  check_dense_on(like, op, "lengths", lengths, ScalarType::Long, {B});
+}
+
+void check_sizes(const char* op, int64_t T, int64_t B, int64_t H) {
+  if (T > INT32_MAX || B > INT32_MAX || H > INT32_MAX / 4) {
+    fail(op, "gates", "sizes below 2^31", "larger ones");
+  }
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> lstm_sequence(
+    const Tensor& gates, const std::optional<Tensor>& ids_arg, const Tensor& w_hh,
+    const Tensor& h0, const Tensor& c0, const std::optional<Tensor>& lengths, bool reverse,
+    bool save) {
+  constexpr const char* op = "lstm_sequence";
+  const OnDevice device(gates);
+  const ScalarType dtype = gates.scalar_type();
+  check_shape(op, "w_hh", w_hh, {kAny, kAny});
+  const int64_t H = w_hh.size(1);
+  check_dense_on(gates, op, "w_hh", w_hh, dtype, {4 * H, H});
+  check_shape(op, "h0", h0, {kAny, H});
+  const int64_t B = h0.size(0);
+  check_dense_on(gates, op, "h0", h0, dtype, {B, H});
+  check_dense_on(gates, op, "c0", c0, dtype, {B, H});
+  check_lengths(gates, op, lengths, B);
+  std::optional<Tensor> ids;
+  int64_t T = 0, V = 0;
+  if (ids_arg) {
+    check_shape(op, "ids", *ids_arg, {kAny, B});
+    ids = ids_on(gates, op, "ids", *ids_arg);
+    T = ids->size(0);
+    check_dense_on(gates, op, "gates", gates, dtype, {kAny, 4 * H});
+    V = gates.size(0);
+  } else {
+    check_dense_on(gates, op, "gates", gates, dtype, {kAny, B, 4 * H});
+    T = gates.size(0);
+  }
+  check_sizes(op, T, B, H);
+
+  const auto empty = [&](std::initializer_list<int64_t> sizes) {
+    return torch::stable::new_empty(gates, sizes);
+  };
+  Tensor y = empty({T, B, H}), h_n = empty({B, H}), c_n = empty({B, H});
+  Tensor act = save ? empty({T, B, 4 * H}) : empty({0});
+  Tensor cell = save ? empty({T, B, H}) : empty({0});
+  if (T * B * H == 0) {
+    torch::stable::copy_(h_n, h0);
+    torch::stable::copy_(c_n, c0);
+    return {y, h_n, c_n, act, cell};
+  }
+  with_dtype(op, "gates", dtype, [&](auto zero) {
+    using T_ = decltype(zero);
+    LstmSequenceParams<T_> p{};
+    p.gates = data<T_>(gates);
+    p.ids = data<int64_t>(ids);
+    p.w_hh = data<T_>(w_hh);
+    p.h0 = data<T_>(h0);
+    p.c0 = data<T_>(c0);
+    p.lengths = data<int64_t>(lengths);
+    p.y = mutable_data<T_>(y);
+    p.h_n = mutable_data<T_>(h_n);
+    p.c_n = mutable_data<T_>(c_n);
+    p.act = save ? mutable_data<T_>(act) : nullptr;
+    p.cell = save ? mutable_data<T_>(cell) : nullptr;
+    p.steps = static_cast<int>(T);
+    p.B = static_cast<int>(B);
+    p.H = static_cast<int>(H);
+    p.V = V;
+    p.reverse = reverse;
+    SequenceTensors tensors{w_hh};
+    tensors.h0 = &h0;
+    tensors.h_n = &h_n;
+    if (!resident_forward_launch(p, tensors, device)) forward_by_steps(p, tensors, device);
+    check_launch(op);
+  });
+  return {y, h_n, c_n, act, cell};
+}
+
+std::tuple<Tensor, Tensor, Tensor> lstm_sequence_backward(
+    const std::optional<Tensor>& grad_y, const std::optional<Tensor>& grad_h_n,
+    const std::optional<Tensor>& grad_c_n, const Tensor& act, const Tensor& cell,
+    const Tensor& w_hh, const Tensor& c0, const std::optional<Tensor>& lengths, bool reverse) {
+  constexpr const char* op = "lstm_sequence_backward";
+  const OnDevice device(act);
+  const ScalarType dtype = act.scalar_type();
+  check_shape(op, "act", act, {kAny, kAny, kAny});
+  check_shape(op, "w_hh", w_hh, {kAny, kAny});
+  const int64_t T = act.size(0), B = act.size(1), H = w_hh.size(1);
+  check_dense_on(act, op, "w_hh", w_hh, dtype, {4 * H, H});
+  check_dense_on(act, op, "act", act, dtype, {T, B, 4 * H});
+  check_dense_on(act, op, "cell", cell, dtype, {T, B, H});
+  check_dense_on(act, op, "c0", c0, dtype, {B, H});
+  check_dense_on(act, op, "grad_y", grad_y, dtype, {T, B, H});
+  check_dense_on(act, op, "grad_h_n", grad_h_n, dtype, {B, H});
+  check_dense_on(act, op, "grad_c_n", grad_c_n, dtype, {B, H});
+  check_lengths(act, op, lengths, B);
+  check_sizes(op, T, B, H);
+
+  Tensor grad_gates = torch::stable::empty_like(act);
+  Tensor grad_h0 = torch::stable::empty_like(c0), grad_c0 = torch::stable::empty_like(c0);
+  if (B * H == 0) return {grad_gates, grad_h0, grad_c0};
+  with_dtype(op, "act", dtype, [&](auto zero) {
+    using T_ = decltype(zero);
+    LstmSequenceBackwardParams<T_> p{};
+    p.grad_y = data<T_>(grad_y);
+    p.grad_h_n = data<T_>(grad_h_n);
+    p.grad_c_n = data<T_>(grad_c_n);
+    p.act = data<T_>(act);
+    p.cell = data<T_>(cell);
+    p.w_hh = data<T_>(w_hh);
+    p.c0 = data<T_>(c0);
+    p.lengths = data<int64_t>(lengths);
+    p.grad_gates = mutable_data<T_>(grad_gates);
+    p.grad_h0 = mutable_data<T_>(grad_h0);
+    p.grad_c0 = mutable_data<T_>(grad_c0);
+    p.steps = static_cast<int>(T);
+    p.B = static_cast<int>(B);
+    p.H = static_cast<int>(H);
+    p.reverse = reverse;
+    SequenceTensors tensors{w_hh};
+    tensors.grad_gates = &grad_gates;
+    if (!resident_backward_launch(p, tensors, device)) backward_by_steps(p, tensors, device);
+    check_launch(op);
+  });
+  return {grad_gates, grad_h0, grad_c0};
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(fastchar, CUDA, m) {
+  m.impl("lstm_sequence", TORCH_BOX(&lstm_sequence));
+  m.impl("lstm_sequence_backward", TORCH_BOX(&lstm_sequence_backward));
+}
+
+}  // namespace fastchar::cuda

@@ -1,0 +1,177 @@
+// The sequence in one kernel: W_hh stays in registers from the first step to the last, spread
+// over a team of blocks, each with some of the hidden units and all of their gates. Grid:
+// (team, batch tiles). A step: the tile of h (back: of gate gradients) times the weights, a
+// barrier, the cell for the block's units, and the exchange of what they became.
+#pragma once
+
+#include "exchange.cuh"
+#include "sequence.cuh"
+
+namespace fastchar::cuda {
+
+// H <= 128 * kParts; a team has ceil(H / kUnits) blocks.
+template <class T_, int kParts, int kBatch_>
+struct ForwardShape {
+  using T = T_;
+  static constexpr int kBatch = kBatch_;
+  static constexpr int kUnits = 128 / kParts;  // hidden units of a block
+  static constexpr int kRows = 4 * kUnits;     // gate after gate
+  static constexpr int kDepth = 128 * kParts;  // h
+  static constexpr int kSlice = kUnits;
+  static constexpr int kTilesM = 2, kTilesK = 8;
+
+  FASTCHAR_INLINE static T weight(const T* w_hh, int H, int block, int row, int depth) {
+    const int gate = row / kUnits, unit = block * kUnits + row % kUnits;
+    if (unit >= H || depth >= H) return narrow<T>(0.f);
+    return w_hh[(static_cast<int64_t>(gate) * H + unit) * H + depth];
+  }
+};
+
+template <class T_, int kParts, int kBatch_>
+struct BackwardShape {
+  using T = T_;
+  static constexpr int kBatch = kBatch_;
+  static constexpr int kUnits = 128 / kParts;
+  static constexpr int kRows = kUnits;
+  static constexpr int kDepth =
+      4 * 128 * kParts;  // gate gradients, the four of a unit together
+  static constexpr int kSlice = 4 * kUnits;
+  static constexpr int kTilesM = 1, kTilesK = 16;
+
+  FASTCHAR_INLINE static T weight(const T* w_hh, int H, int block, int row, int depth) {
+    const int unit = block * kUnits + row, gate = depth % 4, from = depth / 4;
+    if (unit >= H || from >= H) return narrow<T>(0.f);
+    return w_hh[(static_cast<int64_t>(gate) * H + from) * H + unit];
+  }
+};
+
+template <class Shape, class Exchange>
+constexpr size_t resident_shared_bytes() {
+  return Exchange::kElements * sizeof(typename Shape::T) +
+         Product<Shape>::kSums * sizeof(float);
+}
+
+// Which units of which sequences a thread looks after: item j is (unit, column) of the block's.
+template <class Shape>
+struct Items {
+  static constexpr int kAll = Shape::kUnits * Shape::kBatch;
+  static constexpr int kPerThread = (kAll + kThreads - 1) / kThreads;
+  static_assert(kAll % kThreads == 0 || kAll < kThreads, "whole rounds");
+  FASTCHAR_INLINE static int index(int j) { return threadIdx.x + j * kThreads; }
+  FASTCHAR_INLINE static bool exists(int j) { return index(j) < kAll; }
+  FASTCHAR_INLINE static int unit(int j) { return index(j) % Shape::kUnits; }
+  FASTCHAR_INLINE static int column(int j) { return index(j) / Shape::kUnits; }
+};
+
+// The part of the batch that a launch serves starts at sequence first_b.
+template <class Shape, class Exchange>
+__global__ void __launch_bounds__(kThreads, 1)
+    resident_forward(LstmSequenceParams<typename Shape::T> p, const Fragment* packed,
+                     typename Exchange::Params exchange_params, int first_b, int end_b) {
+  using T = typename Shape::T;
+  using Own = Items<Shape>;
+  FASTCHAR_DYNAMIC_SHARED(memory);
+  T* tiles = reinterpret_cast<T*>(memory);
+  float* sums = reinterpret_cast<float*>(tiles + Exchange::kElements);
+  const int b0 = first_b + blockIdx.y * Shape::kBatch, unit0 = blockIdx.x * Shape::kUnits;
+  const int columns = end_b - b0 < Shape::kBatch ? end_b - b0 : Shape::kBatch;
+
+  Product<Shape> product;
+  product.load(packed);
+  Exchange exchange(exchange_params, tiles, columns);
+  exchange.begin();
+  ForwardUnit<T> state[Own::kPerThread];
+  bool mine[Own::kPerThread];
+#pragma unroll
+  for (int j = 0; j < Own::kPerThread; ++j) {
+    const int column = Own::column(j), unit = unit0 + Own::unit(j);
+    mine[j] = Own::exists(j) && column < columns && unit < p.H;
+    if (mine[j]) state[j].begin(p, b0 + column, unit);
+    if (Own::exists(j) && column < columns) {
+      exchange.slice(column)[Own::unit(j)] = narrow<T>(mine[j] ? state[j].h : 0.f);
+    }
+  }
+  exchange.publish(1);
+
+  for (int s = 0; s < p.steps; ++s) {
+    const int t = p.reverse ? p.steps - 1 - s : s;
+    T input[Own::kPerThread][4];
+#pragma unroll
+    for (int j = 0; j < Own::kPerThread; ++j) {
+      if (mine[j]) state[j].load(p, t, input[j]);  // on its way while the product is made
+    }
+    product.multiply(exchange.acquire(s + 1), columns, p.H, sums);
+    __syncthreads();
+#pragma unroll
+    for (int j = 0; j < Own::kPerThread; ++j) {
+      if (!mine[j]) continue;
+      float recurrent[4];
+#pragma unroll
+      for (int gate = 0; gate < 4; ++gate) {
+        recurrent[gate] =
+            Product<Shape>::sum(sums, gate * Shape::kUnits + Own::unit(j), Own::column(j));
+      }
+      state[j].step(p, t, input[j], recurrent);
+      exchange.slice(Own::column(j))[Own::unit(j)] = narrow<T>(state[j].h);
+    }
+    exchange.publish(s + 2);
+  }
+#pragma unroll
+  for (int j = 0; j < Own::kPerThread; ++j) {
+    if (mine[j]) state[j].end(p);
+  }
+}
+
+template <class Shape, class Exchange>
+__global__ void __launch_bounds__(kThreads, 1)
+    resident_backward(LstmSequenceBackwardParams<typename Shape::T> p, const Fragment* packed,
+                      typename Exchange::Params exchange_params, int first_b, int end_b) {
+  using T = typename Shape::T;
+  using Own = Items<Shape>;
+  FASTCHAR_DYNAMIC_SHARED(memory);
+  T* tiles = reinterpret_cast<T*>(memory);
+  float* sums = reinterpret_cast<float*>(tiles + Exchange::kElements);
+  const int b0 = first_b + blockIdx.y * Shape::kBatch, unit0 = blockIdx.x * Shape::kUnits;
+  const int columns = end_b - b0 < Shape::kBatch ? end_b - b0 : Shape::kBatch;
+
+  Product<Shape> product;
+  product.load(packed);
+  Exchange exchange(exchange_params, tiles, columns);
+  exchange.begin();
+  BackwardUnit<T> state[Own::kPerThread];
+  bool mine[Own::kPerThread];
+#pragma unroll
+  for (int j = 0; j < Own::kPerThread; ++j) {
+    const int column = Own::column(j), unit = unit0 + Own::unit(j);
+    mine[j] = Own::exists(j) && column < columns && unit < p.H;
+    if (mine[j]) state[j].begin(p, b0 + column, unit);
+  }
+
+  for (int s = 0; s <= p.steps; ++s) {
+    if (s > 0) {
+      product.multiply(exchange.acquire(s), columns, 4 * p.H, sums);
+      __syncthreads();
+    }
+    const int t = p.reverse ? s : p.steps - 1 - s;
+#pragma unroll
+    for (int j = 0; j < Own::kPerThread; ++j) {
+      Pack<T, 4> grad{};
+      if (mine[j]) {
+        if (s > 0) {
+          state[j].receive(Product<Shape>::sum(sums, Own::unit(j), Own::column(j)));
+        }
+        if (s < p.steps) state[j].step(p, t, grad.value);
+      }
+      if (s < p.steps && Own::exists(j) && Own::column(j) < columns) {
+        store_pack<T, 4>(exchange.slice(Own::column(j)) + 4 * Own::unit(j), grad);
+      }
+    }
+    if (s < p.steps) exchange.publish(s + 1);
+  }
+#pragma unroll
+  for (int j = 0; j < Own::kPerThread; ++j) {
+    if (mine[j]) state[j].end(p);
+  }
+}
+
+}  // namespace fastchar::cuda

@@ -1,0 +1,46 @@
+// The backward kernels with a resident W_hh.
+#include "resident_launch.h"
+
+namespace fastchar::cuda {
+namespace {
+
+template <class T, int kParts, int kBatch, template <class> class Exchange>
+bool launch(const LstmSequenceBackwardParams<T>& p, const SequenceTensors& tensors,
+            const OnDevice& device) {
+  using Shape = BackwardShape<T, kParts, kBatch>;
+  return Resident<Shape, Exchange<Shape>, LstmSequenceBackwardParams<T>,
+                  resident_backward<Shape, Exchange<Shape>>>(p, tensors, device)
+      .launch();
+}
+
+// How many sequences a block serves: two units for each thread at most, and tiles that fit the
+// shared memory of sm_80 (163 KB).
+template <class T>
+bool launch_any(const LstmSequenceBackwardParams<T>& p, const SequenceTensors& tensors,
+                const OnDevice& device) {
+  return launch_by_rule(p.H, device, [&](Way way, int parts) {
+    if (way == Way::kBlock) {
+      return parts == 1 && launch<T, 1, 8, BlockExchange>(p, tensors, device);
+    }
+    if (way == Way::kCluster) {
+      if (parts == 2) return launch<T, 2, 16, ClusterExchange>(p, tensors, device);
+      return parts == 4 && launch<T, 4, 16, ClusterExchange>(p, tensors, device);
+    }
+    if (parts == 2) return launch<T, 2, 16, GridExchange>(p, tensors, device);
+    if (parts == 4) return launch<T, 4, 16, GridExchange>(p, tensors, device);
+    return launch<T, 8, 16, GridExchange>(p, tensors, device);
+  });
+}
+
+}  // namespace
+
+bool resident_backward_launch(const LstmSequenceBackwardParams<half>& p,
+                              const SequenceTensors& tensors, const OnDevice& device) {
+  return launch_any(p, tensors, device);
+}
+bool resident_backward_launch(const LstmSequenceBackwardParams<bfloat16>& p,
+                              const SequenceTensors& tensors, const OnDevice& device) {
+  return launch_any(p, tensors, device);
+}
+
+}  // namespace fastchar::cuda

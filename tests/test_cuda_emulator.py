@@ -1,0 +1,146 @@
+"""The CUDA kernels without a GPU: compiled by g++ against the emulator in tests/emu, under
+AddressSanitizer and (a few) ThreadSanitizer, each over several seeds of its random schedule."""
+
+import functools
+import hashlib
+import os
+import platform
+import re
+import shutil
+import subprocess
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+BUILD = ROOT / "build" / "emu"
+GXX = shutil.which("g++")
+# FASTCHAR_SLOW_TESTS=1 runs every kernel under both sanitizers and more schedules.
+SLOW = bool(os.environ.get("FASTCHAR_SLOW_TESTS"))
+ADDRESS = "address,alignment"
+
+pytestmark = pytest.mark.skipif(
+    GXX is None or platform.machine() != "x86_64", reason="the emulator needs g++ on x86-64"
+)
+
+
+class Program(NamedTuple):
+    source: str
+    sanitizer: str = ADDRESS
+    plant: str = ""
+
+    def seeds(self) -> list[str]:
+        if self.sanitizer == "thread" or (self.source == "sequence" and not SLOW):
+            return ["1"]
+        return ["1", "2", "3"]
+
+
+KERNELS = [
+    Program("selftest"),
+    Program("embedding"),
+    Program("pointwise"),
+    Program("sequence"),
+    Program("selftest", "thread"),
+    Program("embedding", "thread"),
+    *([Program("sequence", "thread")] if SLOW else []),
+]
+# A planted bug of selftest.cpp, and what the emulator says of it.
+PLANTS = {
+    "PLANT_BARRIER": "wrong: block_sum",
+    "PLANT_INDEX": "heap-buffer-overflow",
+    "PLANT_FLAG": "wrong: grid_steps",
+    "PLANT_EXIT": "that block of the cluster has ended",
+    "PLANT_LANE": "meet in different operations",
+}
+PLANTED = [Program("selftest", plant=plant) for plant in PLANTS]
+PLANTED_RACE = Program("selftest", "thread", "PLANT_BARRIER")
+
+
+def kernel_names() -> set[str]:
+    """Every __global__ function of csrc/cuda."""
+    text = "".join(path.read_text() for path in (ROOT / "csrc" / "cuda").glob("*.cuh"))
+    found = re.findall(r"__global__ void\s+__launch_bounds__\([^)]*\)\s+(\w+)\(", text)
+    assert len(found) == text.count("__global__"), "a kernel is written in another way"
+    return set(found)
+
+
+def compiled(program: Program) -> Path:
+    """The program's binary, named by everything that it is made of."""
+    assert GXX is not None
+    sources = [*(ROOT / "tests" / "emu").glob("*"), *(ROOT / "csrc" / "cuda").glob("*.cuh")]
+    sources.append(ROOT / "csrc" / "cell_math.h")
+    flags = [
+        "-std=c++17",
+        "-O1",
+        "-g1",
+        "-w",
+        f"-fsanitize={program.sanitizer}",
+        "-fno-sanitize-recover=all",
+        "-DFASTCHAR_EMULATOR",
+        *([f"-D{program.plant}"] if program.plant else []),
+    ]
+    digest = hashlib.sha256(repr((program, flags)).encode())
+    for source in sorted(sources):
+        digest.update(source.read_bytes())
+    binary = BUILD / digest.hexdigest()[:20]
+    if not binary.exists():
+        BUILD.mkdir(parents=True, exist_ok=True)
+        made = binary.with_suffix(f".{os.getpid()}")
+        source = ROOT / "tests" / "emu" / f"{program.source}.cpp"
+        folders = [f"-I{ROOT / 'tests' / 'emu'}", f"-I{ROOT / 'csrc' / 'cuda'}"]
+        subprocess.run([GXX, *flags, *folders, str(source), "-o", str(made)], check=True)
+        made.replace(binary)
+    return binary
+
+
+@functools.cache
+def fixed_layout() -> list[str]:
+    """What runs a program without address space randomisation, which can confuse ThreadSanitizer;
+    nothing where that isn't allowed."""
+    command = ["setarch", "-R"]
+    allowed = shutil.which("setarch") and subprocess.run([*command, "true"]).returncode == 0
+    return command if allowed else []
+
+
+def run(program: Program) -> subprocess.CompletedProcess[str]:
+    command = [str(compiled(program)), *program.seeds()]
+    if program.sanitizer == "thread":
+        command = [*fixed_layout(), *command]
+    return subprocess.run(command, capture_output=True, text=True, timeout=600)
+
+
+@pytest.fixture(scope="module")
+def results() -> dict[Program, "Future[subprocess.CompletedProcess[str]]"]:
+    """All programs, compiled and run side by side."""
+    pool = ThreadPoolExecutor(os.cpu_count() or 1)
+    return {program: pool.submit(run, program) for program in [*KERNELS, *PLANTED, PLANTED_RACE]}
+
+
+def test_every_kernel_is_run():
+    """No kernel exists that the programs below don't launch."""
+    programs = "".join(path.read_text() for path in (ROOT / "tests" / "emu").glob("*.cpp"))
+    assert [name for name in kernel_names() if not re.search(rf"\b{name}\b", programs)] == []
+
+
+@pytest.mark.parametrize("program", KERNELS, ids=lambda p: f"{p.source}-{p.sanitizer}")
+def test_kernels_agree_with_plain_loops(program, results):
+    """Every kernel gives the reference's numbers under every schedule, no sanitizer objecting."""
+    result = results[program].result()
+    assert result.returncode == 0, result.stderr[-4000:]
+
+
+@pytest.mark.parametrize("program", PLANTED, ids=lambda p: p.plant)
+def test_planted_bugs_are_caught(program, results):
+    """The emulator can fail: a bug of each kind that it is for makes the program fail."""
+    result = results[program].result()
+    assert result.returncode != 0
+    assert PLANTS[program.plant] in result.stderr
+
+
+def test_planted_race_is_caught(results):
+    """A removed barrier is a data race to ThreadSanitizer, whatever the numbers say."""
+    result = results[PLANTED_RACE].result()
+    assert result.returncode != 0
+    assert "data race" in result.stderr

@@ -1,0 +1,217 @@
+"""The ops on a GPU against torch's own in the same dtype, by the error rule; and what a launcher
+promises: the same bits again, any stream, CUDA graphs. Small, for compute-sanitizer runs them too.
+"""
+
+import pytest
+import torch
+from error_rule import Sample, assert_exact_enough
+from torch import Tensor
+
+import fastchar
+from fastchar import functional, reference
+
+pytestmark = pytest.mark.skipif(
+    not fastchar.backends().get("cuda"), reason="needs a GPU and the CUDA library"
+)
+DEVICE = "cuda"
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+HALF = DTYPES[1:]
+RAGGED = [5, 0, 3, 7, 1, 7, 2, 4, 6]
+# What may serve: (way, H). The first that a device lacks is skipped.
+WAYS = [
+    ("block", 40),
+    ("block", 128),
+    ("cluster", 72),
+    ("cluster", 256),
+    ("cluster", 500),
+    ("grid", 130),
+    ("grid", 512),
+    ("grid", 1000),
+    ("steps", 48),
+]
+
+
+def leaves(tensors: list[Tensor], dtype: torch.dtype, device: str) -> list[Tensor]:
+    return [t.detach().to(device, dtype, copy=True).requires_grad_() for t in tensors]
+
+
+def gradients(outputs: tuple[Tensor, ...], inputs: list[Tensor]) -> list[Tensor]:
+    """Outputs, then the inputs' gradients for a fixed pseudo-random loss, all on the CPU."""
+    loss = torch.zeros((), dtype=torch.float64, device=outputs[0].device)
+    for output in outputs:
+        weight = torch.cos(torch.arange(output.numel(), dtype=torch.float64) * 0.7)
+        loss = loss + (output.double() * weight.to(output.device).view(output.shape)).sum()
+    return [t.cpu() for t in (*outputs, *torch.autograd.grad(loss, inputs))]
+
+
+def compare(ours, theirs, inputs: list[Tensor], dtype: torch.dtype) -> Sample:
+    """Both functions of leaf tensors in dtype on the GPU, against theirs in float64 on the CPU."""
+    rounded = [t.to(dtype) for t in inputs]
+    results = []
+    for function, kind, device in (
+        (ours, dtype, DEVICE),
+        (theirs, dtype, DEVICE),
+        (theirs, torch.float64, "cpu"),
+    ):
+        own = leaves(rounded, kind, device)
+        results.append(gradients(function(*own), own))
+    sample = Sample()
+    for index, (mine, his, exact) in enumerate(zip(*results, strict=True)):
+        sample.add(f"result {index}", mine, his, exact)
+    return sample
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("V", "E"), [(7, 12), (64, 67), (500, 128)])
+def test_embedding(dtype, V, E):
+    """Gather and scatter-add, of skewed ids, with a padding row or scaled by frequency."""
+    ids = torch.randint(V, (40, 30))
+    ids[torch.rand(40, 30) < 0.4] = V // 2
+    for options in ({"padding_idx": V // 2}, {"scale_grad_by_freq": True}, {}):
+
+        def call(function, weight, options=options):
+            return (function(ids.to(weight.device), weight, **options),)
+
+        compare(
+            lambda w: call(functional.embedding, w),
+            lambda w: call(reference.embedding, w),
+            [torch.randn(V, E)],
+            dtype,
+        ).check()
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_cell(dtype):
+    B, E, H = 5, 11, 33
+    shapes = [(B, E), (B, H), (B, H), (4 * H, E), (4 * H, H), (4 * H,), (4 * H,)]
+    compare(
+        lambda x, h, c, *weights: functional.lstm_cell(x, (h, c), *weights),
+        lambda x, h, c, *weights: reference.lstm_cell(x, (h, c), *weights),
+        [torch.randn(shape) / 2 for shape in shapes],
+        dtype,
+    ).check()
+
+
+def lstm_case(dtype: torch.dtype, H: int, ragged: bool, folded: bool) -> Sample:
+    T, B, V, E = 7, len(RAGGED), 13, 16
+    shapes = [(V, E), (2, B, H), (2, B, H), *[(4 * H, E), (4 * H, H), (4 * H,), (4 * H,)] * 2]
+    inputs = [torch.randn(shape) / (shape[-1] ** 0.5) for shape in shapes]
+    ids = torch.randint(V, (T, B))
+
+    def call(module, table, h, c, *params):
+        lengths = torch.tensor(RAGGED, device=h.device) if ragged else None
+        stack = (True, 1, 0.0, False, True, False)
+        own = ids.to(h.device)
+        if folded:
+            return module.embedding_lstm(own, table, (h, c), params, *stack, lengths=lengths)
+        x = torch.nn.functional.embedding(own, table)
+        return module.lstm(x, (h, c), params, *stack, lengths=lengths)
+
+    return compare(
+        lambda *tensors: call(functional, *tensors),
+        lambda *tensors: call(reference, *tensors),
+        inputs,
+        dtype,
+    )
+
+
+@pytest.mark.parametrize("dtype", HALF, ids=str)
+@pytest.mark.parametrize(("way", "H"), WAYS)
+@pytest.mark.parametrize("ragged", [False, True])
+def test_lstm_by_every_way(dtype, way, H, ragged, monkeypatch):
+    """Both directions, forward and backward, whichever kernel is forced."""
+    if way == "cluster" and torch.cuda.get_device_capability() < (9, 0):
+        pytest.skip("clusters are sm_90's")
+    monkeypatch.setenv("FASTCHAR_CUDA_LSTM", way)
+    lstm_case(dtype, H, ragged, folded=ragged).check()
+
+
+@pytest.mark.parametrize("H", [24, 200])
+def test_lstm_in_float32(H):
+    """A product per step, in full precision while torch's switch for TF32 is off."""
+    torch.backends.cuda.matmul.allow_tf32 = False
+    lstm_case(torch.float32, H, ragged=True, folded=True).check()
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
+def test_loss(dtype, reduction):
+    N, H, V = 200, 40, 67
+    target = torch.randint(V, (N,))
+    target[::5] = -100
+
+    def call(module, x, weight, bias):
+        result = module.linear_cross_entropy(
+            x,
+            weight,
+            target.to(x.device),
+            linear_bias=bias,
+            reduction=reduction,
+            label_smoothing=0.1,
+        )
+        return (result,)
+
+    compare(
+        lambda *tensors: call(functional, *tensors),
+        lambda *tensors: call(reference, *tensors),
+        [torch.randn(N, H) / 4, torch.randn(V, H) / 4, torch.randn(V)],
+        dtype,
+    ).check()
+
+
+def step_arguments() -> tuple[Tensor, ...]:
+    """A folded table, W_hh, a zero state, ids and lengths, in bf16."""
+    H, T, B, V = 200, 6, len(RAGGED), 20
+    table = torch.randn(V, 4 * H, device=DEVICE, dtype=torch.bfloat16)
+    w_hh = torch.randn(4 * H, H, device=DEVICE, dtype=torch.bfloat16) / H**0.5
+    state = torch.zeros(B, H, device=DEVICE, dtype=torch.bfloat16)
+    ids = torch.randint(V, (T, B), device=DEVICE)
+    return table, w_hh, state, ids, torch.tensor(RAGGED, device=DEVICE).clamp(max=T)
+
+
+def run_step(table, w_hh, state, ids, lengths) -> list[Tensor]:
+    ops = torch.ops.fastchar
+    y, h_n, c_n, act, cell = ops.lstm_sequence(table, ids, w_hh, state, state, lengths, False, True)
+    grads = ops.lstm_sequence_backward(y, h_n, c_n, act, cell, w_hh, state, lengths, False)
+    return [y, h_n, c_n, *grads, ops.embedding_backward(grads[0], ids, len(table), -1, False)]
+
+
+def test_same_bits_again_and_on_a_side_stream():
+    arguments = step_arguments()
+    first = run_step(*arguments)
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        second = run_step(*arguments)
+    torch.cuda.synchronize()
+    for one, other in zip(first, second, strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("way", ["", "grid", "steps"])
+def test_cuda_graph(way, monkeypatch):
+    """A captured step gives the eager step's bits at every replay: flags are reset in the graph."""
+    monkeypatch.setenv("FASTCHAR_CUDA_LSTM", way)
+    arguments = step_arguments()
+    eager = run_step(*arguments)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = run_step(*arguments)
+    for _ in range(3):
+        graph.replay()
+        torch.cuda.synchronize()
+        for one, other in zip(eager, captured, strict=True):
+            assert torch.equal(one, other)
+
+
+def test_torch_lstm_is_the_judge_too():
+    """Against cuDNN, not the reference: fp16, one layer."""
+    lstm = torch.nn.LSTM(32, 128).to(DEVICE, torch.float16)
+    x = torch.randn(9, 4, 32, device=DEVICE, dtype=torch.float16)
+    exact = torch.nn.LSTM(32, 128).double()
+    exact.load_state_dict({k: v.double().cpu() for k, v in lstm.state_dict().items()})
+    with torch.no_grad():
+        theirs = lstm(x)[0].cpu()
+        ours = fastchar.accelerate(torch.nn.Sequential(lstm))[0](x)[0].cpu()
+        assert_exact_enough("y", ours, theirs, exact(x.double().cpu())[0])
