@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from fastchar import backend, reference
+from fastchar.ragged import real_tokens
 from fastchar.reference.cell import State
 from fastchar.reference.layers import (
     Weights,
@@ -218,7 +219,6 @@ def lstm(
     x = (input.transpose(0, 1) if batch_first else input).to(dtype).contiguous()
     if lengths is not None:
         lengths = check_lengths(lengths, x)
-        x = mask_padding(x, lengths)
     return _run(None, x, hx, params, stack, batch_first, lengths, dtype)
 
 
@@ -288,15 +288,27 @@ def _run(
     dtype: torch.dtype,
 ) -> Result:
     """The layers on the kernels: x [T,B,E], or ids [T,B] into `table` [V,E]; computed in dtype."""
+    real = None if lengths is None else real_tokens(lengths, x.shape[0])
+    if table is None and lengths is not None and real is None:
+        x = mask_padding(x, lengths)
+    read: tuple[Tensor, Tensor] | None = None  # a layer's input, and the real tokens of it
 
     def direction(x: Tensor, weights: Weights, h0: Tensor, c0: Tensor, reverse: bool) -> Result:
+        nonlocal read
         w_ih, w_hh, b_ih, b_hh, _ = weights
         bias = None if b_ih is None or b_hh is None else b_ih + b_hh
-        if table is None or x.is_floating_point():
+        if table is not None and not x.is_floating_point():
+            folded = F.linear(table, w_ih, bias)
+            return _index_error(ops.lstm_sequence, folded, x, w_hh, h0, c0, lengths, reverse)
+        if real is None:
             gates = F.linear(x, w_ih, bias)
             return ops.lstm_sequence(gates, None, w_hh, h0, c0, lengths, reverse)
-        folded = F.linear(table, w_ih, bias)
-        return _index_error(ops.lstm_sequence, folded, x, w_hh, h0, c0, lengths, reverse)
+        index, position = real
+        if read is None or read[0] is not x:  # once for both directions
+            read = (x, x.flatten(0, 1).index_select(0, index))
+        # The rows of the real tokens are a table, and where a token's row is, its id.
+        gates = F.linear(read[1], w_ih, bias)
+        return ops.lstm_sequence(gates, position, w_hh, h0, c0, lengths, reverse)
 
     given = params[0].dtype
     if given != dtype:
