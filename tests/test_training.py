@@ -128,6 +128,19 @@ def test_the_best_epoch_is_kept(tmp_path: Path, pairs_file: Path) -> None:
         assert torch.equal(value, kept["state_dict"][f"model.{name}"]), name
 
 
+def test_a_diverging_run_says_so(tmp_path: Path, pairs_file: Path) -> None:
+    """Not a number is no loss to go on with."""
+    config = Config(
+        data=str(pairs_file),
+        out=str(tmp_path / "run"),
+        embedding_dim=8,
+        hidden_size=12,
+        learning_rate=1e38,
+    )
+    with pytest.raises(InputError, match=r"epoch \d+: expected a loss that is a number, got .*nan"):
+        train(config, QUIET)
+
+
 def test_the_seed_decides_everything(tmp_path: Path, pairs_file: Path) -> None:
     """The same seed makes the same model, another seed another one."""
 

@@ -107,14 +107,15 @@ def _color(symbol: str) -> str:
     return RED if base in VOWELS and symbol != "Y" else BLUE
 
 
-def _apart(places: np.ndarray, least: float = 0.035, rounds: int = 200) -> np.ndarray:
-    """``places`` [n, 2], pushed apart until none are nearer than ``least`` of the map's size."""
-    size = np.maximum(np.ptp(places, axis=0), 1e-9)
+def _apart(places: np.ndarray, rounds: int = 300) -> np.ndarray:
+    """``places`` [n, 2], pushed apart until no label of common size covers another."""
+    # What such a label needs, as a share of the map: it is wider than high.
+    size = np.maximum(np.ptp(places, axis=0), 1e-9) * (0.055, 0.04)
     spots = places / size
     for _ in range(rounds):
         gap = spots[:, None] - spots[None]  # [n, n, 2]
         distance = np.hypot(gap[..., 0], gap[..., 1]) + np.eye(len(spots))
-        push = np.clip(least - distance, 0, None) / 2
+        push = np.clip(1 - distance, 0, None) / 2
         if not push.any():
             break
         # Symbols in the very same place go apart along the diagonal, by their order.

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +18,7 @@ from rich.console import Console
 from rich.progress import TaskID
 
 from fastchar.training.console import Say, clock, make_bar
+from fastchar.training.files import InputError
 from fastchar.training.folder import RunFolder
 
 
@@ -33,18 +37,23 @@ class StopRequest:
 
 
 @contextmanager
-def signals_caught(say: Say) -> Iterator[StopRequest]:
-    """Inside, the first SIGINT or SIGTERM only makes the request true; the second one acts."""
+def signals_caught() -> Iterator[StopRequest]:
+    """Inside, the first SIGINT or SIGTERM only makes the request true; the second one acts.
+
+    Outside the main thread, which alone gets signals, the request stays false.
+    """
     request = StopRequest()
 
     def on_signal(number: int, frame: FrameType | None) -> None:
         request.made = True
         signal.signal(number, before[signal.Signals(number)])
-        say("stopping after this batch; once more to stop at once, without it")
+        # Past Python's buffers, which the signal may have come in the middle of.
+        os.write(2, b"\nstopping after this batch (once more: at once, and the batch is lost)\n")
 
     before: dict[signal.Signals, Any] = {}
-    for number in (signal.SIGINT, signal.SIGTERM):
-        before[number] = signal.signal(number, on_signal)
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before[number] = signal.signal(number, on_signal)
     try:
         yield request
     finally:
@@ -77,20 +86,24 @@ class KeepRun(Checkpoint):
     ) -> None:
         # The epoch's last batch is followed by its validation: that is when to stop then.
         if self.request and batch_idx + 1 < trainer.num_training_batches:
-            self.folder.save_last(trainer)
+            self.folder.save(trainer)
             raise Interrupted
 
     def on_train_epoch_end(self, trainer: Trainer, task: Any) -> None:
         record = task.record
+        if not math.isfinite(record["train_loss"] + record["dev_loss"]):
+            raise InputError(
+                f"epoch {record['epoch']}: expected a loss that is a number, got "
+                f"{record['train_loss']} in training and {record['dev_loss']} on held-out data; "
+                "try a lower --learning-rate"
+            )
         score = [record[task.monitor], record["dev_loss"]]
         better = score < self.best
         self.best = min(self.best, score)
         self.ended = trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs
         self.folder.append_metrics(record)
         self.say(describe(record, trainer.max_epochs, better))
-        self.folder.save_last(trainer)
-        if better:
-            self.folder.save_best(task.model)
+        self.folder.save(trainer, task.model if better else None)
         if self.request and not self.ended:
             raise Interrupted
 

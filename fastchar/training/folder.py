@@ -73,17 +73,19 @@ class RunFolder:
             kept = [row for row in rows if int(row.split(",", 1)[0]) <= epoch]
             stream.writelines(line + "\n" for line in [header, *kept])
 
-    def save_last(self, trainer: Trainer) -> None:
-        beside = self.last.with_name(".last.ckpt.partial")
-        trainer.save_checkpoint(beside)
-        os.replace(beside, self.last)
+    def save(self, trainer: Trainer, best: Seq2Seq | CharLM | None = None) -> None:
+        """Write ``last.ckpt``; if there is a ``best`` model so far, keep it and its checkpoint.
 
-    def save_best(self, model: Seq2Seq | CharLM) -> None:
-        """Keep the checkpoint just saved as the best one, and its model."""
-        beside = self.best.with_name(".best.ckpt.partial")
-        shutil.copyfile(self.last, beside)
-        os.replace(beside, self.best)
-        model.save_pretrained(self.model)
+        ``last.ckpt`` comes last: once it says that this was the best epoch, the rest is there.
+        """
+        new = self.last.with_name(".last.ckpt.partial")
+        trainer.save_checkpoint(new)
+        if best is not None:
+            beside = self.best.with_name(".best.ckpt.partial")
+            shutil.copyfile(new, beside)
+            os.replace(beside, self.best)
+            best.save_pretrained(self.model)
+        os.replace(new, self.last)
 
 
 def read_metrics(path: str | Path) -> list[dict[str, float]]:

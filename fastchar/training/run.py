@@ -23,6 +23,7 @@ from fastchar.training.console import Say, clock, make_console
 from fastchar.training.data import PairData, TextData, make_data, read_data, write_data
 from fastchar.training.files import InputError
 from fastchar.training.folder import RunFolder, load_model
+from fastchar.training.memory import keep_freed_memory
 from fastchar.training.report import write_report
 from fastchar.training.schedules import Schedule
 from fastchar.training.tasks import CharLMTask, Seq2SeqTask, Task
@@ -71,12 +72,14 @@ def resume(path: str | Path, console: Console | None = None) -> Finished:
     config = Config(**{**settings, "out": str(path)})
     data = make_data(config, read_data(config))
     last = _last_state(folder)
+    epoch = 0
     if last is not None:
         if last[type(data).__name__]["fingerprint"] != data.fingerprint:
             raise InputError(
                 f"{config.data}: expected the training data that {path} began with, got other"
             )
-        folder.forget_after(int(last["fastchar"]["record"].get("epoch", 0)))
+        epoch = last["fastchar"]["record"].get("epoch", 0)
+    folder.forget_after(epoch)
     return _run(config, data, folder, console or make_console(), last)
 
 
@@ -116,6 +119,7 @@ def _fit(
     resumed: bool,
 ) -> None:
     _quiet()
+    keep_freed_memory()
     # Before the model is made: the seed decides its initial weights, and dropout.
     seed_everything(config.seed, verbose=False)
     task = _make_task(config, data)
@@ -123,7 +127,7 @@ def _fit(
     say(f"{'resuming' if resumed else 'training'} {folder.path}  ({parameters:,} parameters)")
     say(_describe(data))
     started = time.perf_counter()
-    with signals_caught(say) as request:
+    with signals_caught() as request:
         callbacks: list[Callback] = [Bar(console), KeepRun(folder, request, say)]
         if config.patience:
             callbacks.append(_early_stopping(task, config.patience))

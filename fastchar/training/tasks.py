@@ -37,7 +37,7 @@ class Task(LightningModule):
         self.model = model
         self.schedule = schedule
         self.record = {}
-        self.dev_loss = MeanMetric()
+        self.dev_loss = MeanMetric(nan_strategy="disable")
         self._random: dict[str, Any] | None = None
         self._reset_sums()
 
@@ -99,7 +99,7 @@ class Task(LightningModule):
             "learning_rate": self.schedule.rate(self.global_step - 1),
             "train_loss": self.train_loss,
             "dev_loss": dev_loss,
-            **self.dev_rates(dev_loss),
+            **self.own_metrics(dev_loss),
             "chars_per_s": self.characters / seconds,
             "seconds": self.seconds,
         }
@@ -111,8 +111,8 @@ class Task(LightningModule):
     def on_validation_end(self) -> None:
         self._started = time.perf_counter()
 
-    def dev_rates(self, dev_loss: float) -> dict[str, float]:
-        """What the model's own metrics are on the held-out data."""
+    def own_metrics(self, dev_loss: float) -> dict[str, float]:
+        """What ``record`` has besides, of this kind of model."""
         raise NotImplementedError
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -177,7 +177,7 @@ class Seq2SeqTask(Task):
             symbols = target.split(target.decode(ids))
             self.rates += count_errors(symbols, self.references[i])
 
-    def dev_rates(self, dev_loss: float) -> dict[str, float]:
+    def own_metrics(self, dev_loss: float) -> dict[str, float]:
         words_per_s = self.words / max(self.seconds, 1e-9)
         return {"dev_wer": self.rates.wer, "dev_per": self.rates.per, "words_per_s": words_per_s}
 
@@ -205,7 +205,7 @@ class CharLMTask(Task):
         loss, self.dev_state = self.model(batch.ids, batch.targets, state)
         self.dev_loss.update(loss, batch.targets.numel())
 
-    def dev_rates(self, dev_loss: float) -> dict[str, float]:
+    def own_metrics(self, dev_loss: float) -> dict[str, float]:
         return {"dev_bits": dev_loss / math.log(2)}
 
     def on_train_start(self) -> None:
