@@ -97,7 +97,9 @@ def write(console: Console) -> None:
     """Train a language model on Python's documentation, and let it write."""
     console.print("\nnow a language model, on the documentation that every Python carries")
     path = _fresh(TEXT) / "topics.txt"
-    write_data("\n".join(topics.topics.values()), path)
+    lines = "\n".join(topics.topics.values()).splitlines(keepends=True)
+    # Without the rows of asterisks and equals signs under headings, which are no language.
+    write_data("".join(line for line in lines if not re.fullmatch(r"\W{4,}", line)), path)
     model = train(Config(data=str(path), out=str(TEXT), **TEXT_RECIPE), console).model
     assert isinstance(model, CharLM)
     console.print("\nwhat it writes:\n")

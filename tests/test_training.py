@@ -3,6 +3,9 @@ say. With a learning rate of 0 a model stays as it was made, and every number ca
 
 from __future__ import annotations
 
+import platform
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -225,6 +228,28 @@ def test_settings_from_yaml(tmp_path: Path) -> None:
     config = Config(data="some/words.tsv.gz", **settings)
     assert (config.hidden_size, config.out) == (256, "runs/words")
     assert Config(data="-", model="char_lm").hidden_size == 512
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
+def test_freed_memory_is_kept() -> None:
+    """A tensor as large as the last one costs no new pages."""
+    program = """
+import resource, torch
+from fastchar.training.memory import keep_freed_memory
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(10):
+        torch.zeros(1 << 20)  # 4 MiB, 1024 pages
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+a = faults()
+keep_freed_memory()
+faults()
+print(a, faults())
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    returned, kept = map(int, done.stdout.split())
+    assert kept < 100
+    assert kept < returned
 
 
 def test_clock() -> None:
