@@ -99,7 +99,7 @@ def write(console: Console) -> None:
     path = _fresh(TEXT) / "topics.txt"
     lines = "\n".join(topics.topics.values()).splitlines(keepends=True)
     # Without the rows of asterisks and equals signs under headings, which are no language.
-    write_data("".join(line for line in lines if not re.fullmatch(r"\W{4,}", line)), path)
+    write_data("".join(line for line in lines if not re.fullmatch(r"[^\w\s]{4,}\s*", line)), path)
     model = train(Config(data=str(path), out=str(TEXT), **TEXT_RECIPE), console).model
     assert isinstance(model, CharLM)
     console.print("\nwhat it writes:\n")
