@@ -14,8 +14,8 @@ def keep_freed_memory() -> None:
     """Tell glibc's malloc not to hand large blocks back to the kernel.
 
     By default it returns every large tensor at once, and the next step pays for new pages, zeroed
-    by the kernel one fault at a time. The process keeps its peak memory instead. Does nothing where the C library has no
-    ``mallopt``.
+    by the kernel one fault at a time. The process keeps its peak memory instead. Does nothing
+    where the C library has no ``mallopt``.
     """
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         libc.mallopt(_M_TRIM_THRESHOLD, _MUCH)
