@@ -28,6 +28,38 @@ def _(
     return act.new_empty(act.shape), c.new_empty(c.shape)
 
 
+@register_fake("fastchar::lstm_step")
+def _(
+    x: Tensor,
+    h: Tensor,
+    c: Tensor,
+    w_ih: Tensor,
+    w_hh: Tensor,
+    b_ih: Tensor | None,
+    b_hh: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    B, H = c.shape
+    return c.new_empty(B, H), c.new_empty(B, H), c.new_empty(B, 4 * H)
+
+
+@register_fake("fastchar::lstm_step_backward")
+def _(
+    grad_h_new: Tensor | None,
+    grad_c_new: Tensor | None,
+    act: Tensor,
+    c: Tensor,
+    c_new: Tensor,
+    w_ih: Tensor,
+    w_hh: Tensor,
+    need_x: bool,
+    need_h: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    (B, H), E = c.shape, w_ih.shape[1]
+    new = c.new_empty
+    of_x, of_h = new(B, E) if need_x else new(0), new(B, H) if need_h else new(0)
+    return new(B, 4 * H), of_x, of_h, new(B, H)
+
+
 @register_fake("fastchar::lstm_sequence")
 def _(
     gates: Tensor,

@@ -50,21 +50,18 @@ def _transformed(tensors: Sequence[Tensor]) -> bool:
 
     register_autograd's formulas would give silent zeros under functorch and forward-mode AD.
     """
-    return (
-        torch._C._are_functorch_transforms_active()
-        or forward_ad._current_level >= 0
-        or not all(_plain(tensor) for tensor in tensors)
-    )
+    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+        return True
+    for tensor in tensors:  # a loop: a generator would cost a small step as much as its kernel
+        cls = type(tensor)
+        if cls is not Tensor and cls is not torch.nn.Parameter and not _plain(cls):
+            return True
+    return False
 
 
-def _plain(tensor: Tensor) -> bool:
-    """Whether torch's functions treat it as a Tensor: no subclass with functions of its own."""
-    cls = type(tensor)
-    return (
-        cls is Tensor
-        or cls is torch.nn.Parameter
-        or cls.__torch_function__ is torch._C._disabled_torch_function_impl
-    )
+def _plain(cls: type) -> bool:
+    """Whether torch's functions treat a subclass as a Tensor: it has no functions of its own."""
+    return bool(getattr(cls, "__torch_function__", None) is torch._C._disabled_torch_function_impl)
 
 
 def _kernel_dtype(tensors: Sequence[Tensor]) -> torch.dtype | None:
@@ -75,7 +72,7 @@ def _kernel_dtype(tensors: Sequence[Tensor]) -> torch.dtype | None:
     if not _device_served(device):
         return None
     for tensor in tensors:
-        if tensor.dtype != dtype or tensor.device != device:
+        if tensor.dtype is not dtype or tensor.device != device:
             return None
     if device.type == "cuda":
         return dtype if dtype in _COMPUTE else None
@@ -137,8 +134,10 @@ def embedding(
         raise AssertionError("Padding_idx must be within num_embeddings")
     elif padding_idx < 0:
         padding_idx += V
-    rows = _index_error(ops.embedding, weight.to(dtype), input, padding_idx, scale_grad_by_freq)
-    return rows.to(weight.dtype)
+    given = weight.dtype
+    table = weight if given is dtype else weight.to(dtype)
+    rows: Tensor = _index_error(ops.embedding, table, input, padding_idx, scale_grad_by_freq)
+    return rows if given is dtype else rows.to(given)
 
 
 def lstm_cell(
@@ -162,10 +161,17 @@ def lstm_cell(
     dtype = _kernel_dtype(tensors)
     if dtype is None:
         return reference.lstm_cell(input, hx, w_ih, w_hh, b_ih, b_hh)
-    x, h, c, w_ih, w_hh, *biases = (t.to(dtype) for t in tensors)
-    gates = F.linear(h, w_hh, sum(biases[1:], biases[0]) if biases else None)
-    h, c = ops.lstm_cell(torch.addmm(gates, x, w_ih.t()), c)
-    return h.to(input.dtype), c.to(input.dtype)
+    given = input.dtype
+    if given is not dtype:
+        tensors = [t.to(dtype) for t in tensors]
+    x, h, c, w_ih, w_hh, *biases = tensors
+    if x.is_cuda:  # cuBLAS makes the products
+        gates = F.linear(h, w_hh, sum(biases[1:], biases[0]) if biases else None)
+        h, c = ops.lstm_cell(torch.addmm(gates, x, w_ih.t()), c)
+    else:
+        b_ih, b_hh = biases or (None, None)
+        h, c = ops.lstm_step(x, h, c, w_ih, w_hh, b_ih, b_hh)
+    return (h, c) if given is dtype else (h.to(given), c.to(given))
 
 
 def _check_cell(x: Tensor, hx: State, w_ih: Tensor, w_hh: Tensor) -> None:

@@ -14,6 +14,7 @@ namespace {
 #include "gemm.h"
 #include "loss.h"
 #include "cell.h"
+#include "step.h"
 #include "lstm_tile.h"
 #include "lstm_forward.h"
 #include "lstm_weight_grad.h"
@@ -27,6 +28,8 @@ constexpr KernelTable<T> make_table() {
       embedding_backward<T>,
       lstm_cell<T>,
       lstm_cell_backward<T>,
+      lstm_step<T>,
+      lstm_step_backward<T>,
       lstm_forward<T>,
       lstm_backward<T>,
       linear_cross_entropy<T>,

@@ -64,6 +64,34 @@ struct LstmCellBackwardParams {
   int64_t B, H;
 };
 
+// One step of the cell with its products, on the weights as they are: packing them would cost
+// more than a step of few rows does.
+template <class T>
+struct LstmStepParams {
+  const T* x;     // [B, E]
+  const T* h;     // [B, H]
+  const T* c;     // [B, H]
+  const T* w_ih;  // [4H, E]
+  const T* w_hh;  // [4H, H]
+  const T* b_ih;  // [4H] or null
+  const T* b_hh;  // [4H] or null
+  T* h_new;       // [B, H]
+  T* c_new;       // [B, H]
+  T* act;         // [B, 4H], the gates after sigmoid / tanh
+  int64_t B, E, H;
+};
+
+// Its gradients but the weights', which are products over all steps of a loop.
+template <class T>
+struct LstmStepBackwardParams {
+  LstmCellBackwardParams<T> cell;
+  const T* w_ih;   // [4H, E]
+  const T* w_hh;   // [4H, H]
+  T* grad_x;       // [B, E] or null
+  T* grad_h_prev;  // [B, H] or null
+  int64_t E;
+};
+
 // A whole sequence in one call.
 template <class T>
 struct LstmSequenceParams {
@@ -158,6 +186,8 @@ struct KernelTable {
   void (*embedding_backward)(const EmbeddingBackwardParams<T>&, const Team&);
   void (*lstm_cell)(const LstmCellParams<T>&, const Team&);
   void (*lstm_cell_backward)(const LstmCellBackwardParams<T>&, const Team&);
+  void (*lstm_step)(const LstmStepParams<T>&, const Team&);
+  void (*lstm_step_backward)(const LstmStepBackwardParams<T>&, const Team&);
   void (*lstm_forward)(const LstmSequenceParams<T>&, const Team&);
   void (*lstm_backward)(const LstmSequenceBackwardParams<T>&, const Team&);
   void (*linear_cross_entropy)(const LinearCrossEntropyParams<T>&, const Team&);

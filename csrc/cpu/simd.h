@@ -236,6 +236,28 @@ FASTCHAR_INLINE void transpose(Vec<T> (&rows)[kLanes<T>]) {
   transpose_blocks<T, kLanes<T> / 2>(rows);
 }
 
+// Lane i of the result is the sum over the lanes of rows[i]; rows is overwritten. Half the work
+// of a transposition, and the same tree of additions for every row.
+template <class T, int S = kLanes<T> / 2>
+FASTCHAR_INLINE Vec<T> sums_of_lanes(Vec<T> (&rows)[kLanes<T>]) {
+  constexpr int W = kLanes<T>;
+  typename LaneIndex<T>::type left{}, right{};
+#pragma GCC unroll 16
+  for (int lane = 0; lane < W; ++lane) {
+    left[lane] = lane & S ? W + lane - S : lane;
+    right[lane] = lane & S ? W + lane : lane + S;
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < S; ++i) {
+    rows[i] = shuffle(rows[i], rows[i + S], left) + shuffle(rows[i], rows[i + S], right);
+  }
+  if constexpr (S > 1) {
+    return sums_of_lanes<T, S / 2>(rows);
+  } else {
+    return rows[0];
+  }
+}
+
 // --- exponentials ---
 
 // Constants of exp for one element type. `magic` is 1.5 * 2^(mantissa bits): adding it rounds

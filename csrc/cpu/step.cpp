@@ -1,0 +1,109 @@
+// Launchers of the LSTM step with its products on the CPU.
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <tuple>
+
+#include "../check.h"
+#include "../parallel.h"
+#include "dispatch.h"
+
+namespace fastchar {
+namespace {
+
+// Below this many multiplications a second thread costs more than it saves.
+constexpr int64_t kProductsPerMember = 1 << 17;
+
+int64_t members(int64_t B, int64_t E, int64_t H) {
+  return B * 4 * H * (E + H) / kProductsPerMember;
+}
+
+// [B, H], [B, E] and so on: uninitialised, or without elements where nobody needs it.
+Tensor rows(const Tensor& like, int64_t B, int64_t columns, bool needed = true) {
+  return needed ? torch::stable::new_empty(like, {B, columns})
+                : torch::stable::new_empty(like, {0});
+}
+
+std::tuple<Tensor, Tensor, Tensor> lstm_step(const Tensor& x, const Tensor& h, const Tensor& c,
+                                             const Tensor& w_ih, const Tensor& w_hh,
+                                             const std::optional<Tensor>& b_ih,
+                                             const std::optional<Tensor>& b_hh) {
+  constexpr const char* op = "lstm_step";
+  check_cpu(op, "x", x);
+  check_shape(op, "x", x, {kAny, kAny});
+  check_contiguous(op, "x", x);
+  const ScalarType dtype = check_real(op, "x", x);
+  const int64_t B = x.size(0), E = x.size(1);
+  check_dense(op, "c", c, dtype, {B, kAny});
+  const int64_t H = c.size(1);
+  check_dense(op, "h", h, dtype, {B, H});
+  check_dense(op, "w_ih", w_ih, dtype, {4 * H, E});
+  check_dense(op, "w_hh", w_hh, dtype, {4 * H, H});
+  check_dense(op, "b_ih", b_ih, dtype, {4 * H});
+  check_dense(op, "b_hh", b_hh, dtype, {4 * H});
+
+  Tensor h_new = rows(x, B, H), c_new = rows(x, B, H), act = rows(x, B, 4 * H);
+  with_real(dtype, [&](auto zero) {
+    using T = decltype(zero);
+    const cpu::LstmStepParams<T> p{data<T>(x),
+                                   data<T>(h),
+                                   data<T>(c),
+                                   data<T>(w_ih),
+                                   data<T>(w_hh),
+                                   data<T>(b_ih),
+                                   data<T>(b_hh),
+                                   mutable_data<T>(h_new),
+                                   mutable_data<T>(c_new),
+                                   mutable_data<T>(act),
+                                   B,
+                                   E,
+                                   H};
+    const auto kernel = cpu::kernels().table(zero).lstm_step;
+    run_team(members(B, E, H), [&](const Team& team) { kernel(p, team); });
+  });
+  return {h_new, c_new, act};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> lstm_step_backward(
+    const std::optional<Tensor>& grad_h_new, const std::optional<Tensor>& grad_c_new,
+    const Tensor& act, const Tensor& c, const Tensor& c_new, const Tensor& w_ih,
+    const Tensor& w_hh, bool need_x, bool need_h) {
+  constexpr const char* op = "lstm_step_backward";
+  check_cpu(op, "c", c);
+  check_shape(op, "c", c, {kAny, kAny});
+  check_contiguous(op, "c", c);
+  const ScalarType dtype = check_real(op, "c", c);
+  const int64_t B = c.size(0), H = c.size(1);
+  check_dense(op, "act", act, dtype, {B, 4 * H});
+  check_dense(op, "c_new", c_new, dtype, {B, H});
+  check_dense(op, "grad_h_new", grad_h_new, dtype, {B, H});
+  check_dense(op, "grad_c_new", grad_c_new, dtype, {B, H});
+  check_dense(op, "w_ih", w_ih, dtype, {4 * H, kAny});
+  check_dense(op, "w_hh", w_hh, dtype, {4 * H, H});
+  const int64_t E = w_ih.size(1);
+
+  Tensor grad_gates = rows(c, B, 4 * H), grad_c = rows(c, B, H);
+  Tensor grad_x = rows(c, B, E, need_x), grad_h = rows(c, B, H, need_h);
+  with_real(dtype, [&](auto zero) {
+    using T = decltype(zero);
+    const cpu::LstmStepBackwardParams<T> p{
+        {data<T>(grad_h_new), data<T>(grad_c_new), data<T>(act), data<T>(c), data<T>(c_new),
+         mutable_data<T>(grad_gates), mutable_data<T>(grad_c), B, H},
+        data<T>(w_ih),
+        data<T>(w_hh),
+        need_x ? mutable_data<T>(grad_x) : nullptr,
+        need_h ? mutable_data<T>(grad_h) : nullptr,
+        E};
+    const auto kernel = cpu::kernels().table(zero).lstm_step_backward;
+    run_team(members(B, need_x * E, need_h * H), [&](const Team& team) { kernel(p, team); });
+  });
+  return {grad_gates, grad_x, grad_h, grad_c};
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(fastchar, CPU, m) {
+  m.impl("lstm_step", TORCH_BOX(&lstm_step));
+  m.impl("lstm_step_backward", TORCH_BOX(&lstm_step_backward));
+}
+
+}  // namespace fastchar

@@ -1,0 +1,329 @@
+"""Derivatives of the native ops (torch.ops.fastchar.*), and how the ops are called.
+
+Import only with the native library loaded.
+
+Second derivatives: a backward that autograd records (create_graph=True) runs the reference's
+hand-derived one, which is made of differentiable torch operations. It reads the saved `act` and
+`cell`, which are outputs of the forward op, so what flows back into them arrives here again as
+their gradient; the reference takes those too. No recompute, and every order is right.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+from torch.library import register_autograd
+
+from fastchar import fakes, reference  # noqa: F401  (registers the fakes)
+from fastchar.reference.embedding import row_scale
+from fastchar.reference.layers import mask_padding
+
+_ops = torch.ops.fastchar
+Grads = tuple[Tensor | None, ...]
+Call = Callable[..., Any]
+
+
+def recorded(*args: Any) -> bool:
+    """Whether autograd will ask for a backward of a call with these arguments."""
+    if torch.is_grad_enabled():
+        for arg in args:
+            if isinstance(arg, Tensor) and arg.requires_grad:
+                return True
+    return False
+
+
+def bare_apply(node: type[Function]) -> Call:
+    """node.apply without the care for functorch, which `functional` keeps away from here."""
+    call: Call = torch._C._FunctionBase.__dict__["apply"].__get__(None, node)
+    return call
+
+
+def direct(name: str) -> Call:
+    """The op without autograd.
+
+    The dispatcher would go through autograd's registered formula, in Python, even where nothing
+    requires grad: 14 us instead of 4 for a small lookup.
+    """
+    op = getattr(_ops, name).default
+
+    def call(*args: Any) -> Any:
+        if torch.compiler.is_compiling():
+            return op(*args)
+        with torch._C._AutoDispatchBelowAutograd():
+            return op(*args)
+
+    return call
+
+
+def _differentiable(name: str, setup: Call, backward: Call) -> Call:
+    """Registers an op's derivative and returns what calls the op.
+
+    Compilers need the registered formula. Eager calls go through a Function with the very same
+    formula, at a third of the cost of what torch.library makes of it.
+    """
+    op, plain = getattr(_ops, name).default, direct(name)
+    register_autograd(f"fastchar::{name}", backward, setup_context=setup)
+
+    def forward(ctx: Any, *args: Any) -> Any:
+        output = plain(*args)
+        setup(ctx, args, output)
+        return output
+
+    methods = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
+    node = type(name, (Function,), methods)
+    apply = bare_apply(node)
+
+    def call(*args: Any) -> Any:
+        if torch.compiler.is_compiling():
+            return op(*args)
+        return apply(*args) if recorded(*args) else plain(*args)
+
+    return call
+
+
+def contiguous(x: Tensor | None) -> Tensor | None:
+    return None if x is None else x.contiguous()
+
+
+def _embedding_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    weight, ids, ctx.padding_idx, ctx.by_freq = inputs
+    ctx.save_for_backward(ids)
+    ctx.num_weights = weight.shape[0]
+
+
+def _embedding_backward(ctx: Any, grad: Tensor) -> Grads:
+    (ids,) = ctx.saved_tensors
+    options = (ctx.num_weights, ctx.padding_idx, ctx.by_freq)
+    return embedding_backward(grad.contiguous(), ids, *options), None, None, None
+
+
+def _embedding_backward_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    _, ids, ctx.num_weights, ctx.padding_idx, ctx.by_freq = inputs
+    ctx.save_for_backward(ids)
+
+
+def _embedding_backward_backward(ctx: Any, grad: Tensor) -> Grads:
+    """(E1) is linear in the rows' gradient: its transpose is the gather of scaled rows."""
+    (ids,) = ctx.saved_tensors
+    if ctx.padding_idx >= 0 or ctx.by_freq:
+        scale = row_scale(ids, ctx.num_weights, ctx.padding_idx, ctx.by_freq)
+        grad = grad * scale.to(grad.dtype).unsqueeze(1)
+    return embedding(grad.contiguous(), ids, -1, False), None, None, None, None
+
+
+def _cell_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    ctx.save_for_backward(inputs[1], output[1], output[2])
+    ctx.set_materialize_grads(False)
+
+
+def _cell_backward(
+    ctx: Any, grad_h: Tensor | None, grad_c: Tensor | None, grad_act: Tensor | None
+) -> Grads:
+    c, c_new, act = ctx.saved_tensors
+    if torch.is_grad_enabled() or grad_act is not None:
+        return reference.cell_step_backward(grad_h, grad_c, act, c, c_new, grad_act)
+    return _lstm_cell_backward(contiguous(grad_h), contiguous(grad_c), act, c, c_new)
+
+
+def _step_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    ctx.save_for_backward(*inputs[:5], *output[1:])
+    ctx.set_materialize_grads(False)
+
+
+def _step_backward(ctx: Any, *grads: Tensor | None) -> Grads:
+    x, h, c, w_ih, w_hh, c_new, act = ctx.saved_tensors
+    need_x, need_h = ctx.needs_input_grad[:2]
+    gates, grad_x, grad_h, grad_c = step_gradients(grads, act, c, c_new, w_ih, w_hh, need_x, need_h)
+    bias = gates.sum(0)
+    needs = ctx.needs_input_grad[5:]
+    biases = [b.clone() if need else None for b, need in zip((bias, bias), needs, strict=True)]
+    return grad_x, grad_h, grad_c, gates.t() @ x, gates.t() @ h, *biases
+
+
+def step_gradients(
+    grads: tuple[Tensor | None, ...],
+    act: Tensor,
+    c: Tensor,
+    c_new: Tensor,
+    w_ih: Tensor,
+    w_hh: Tensor,
+    need_x: bool,
+    need_h: bool,
+) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor]:
+    """Gradients of one step's gates [B,4H], x [B,E], h and c [B,H], from those of (h', c', act).
+
+    Any of `grads` may be None, and x's and h's are where nobody needs them.
+    """
+    grad_h_new, grad_c_new, grad_act = grads
+    if torch.is_grad_enabled() or grad_act is not None:
+        gates, grad_c = reference.cell_step_backward(
+            grad_h_new, grad_c_new, act, c, c_new, grad_act
+        )
+        grad_x, grad_h = gates @ w_ih, gates @ w_hh
+    else:
+        gates, grad_x, grad_h, grad_c = _lstm_step_backward(
+            contiguous(grad_h_new),
+            contiguous(grad_c_new),
+            act,
+            c,
+            c_new,
+            w_ih,
+            w_hh,
+            need_x,
+            need_h,
+        )
+    return gates, grad_x if need_x else None, grad_h if need_h else None, grad_c
+
+
+def _sequence_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    gates, ids, w_hh, h0, c0, lengths, ctx.reverse, save = inputs
+    if not save:
+        raise ValueError("fastchar::lstm_sequence: gradients need save=True, got False")
+    y, _, _, act, cell = output
+    # Not gates.shape[0] = T where there is no table: an int argument would fix T for the compiler.
+    ctx.num_rows = 0 if ids is None else gates.shape[0]
+    ctx.save_for_backward(ids, w_hh, h0, c0, lengths, y, act, cell)
+    ctx.set_materialize_grads(False)
+
+
+def _sequence_backward(
+    ctx: Any,
+    grad_y: Tensor | None,
+    grad_h_n: Tensor | None,
+    grad_c_n: Tensor | None,
+    grad_act: Tensor | None,
+    grad_cell: Tensor | None,
+) -> Grads:
+    ids, w_hh, h0, c0, lengths, y, act, cell = ctx.saved_tensors
+    if not torch.is_grad_enabled() and grad_act is None and grad_cell is None:
+        grad_gates, grad_w_hh, grad_h0, grad_c0 = _lstm_sequence_backward(
+            *map(contiguous, (grad_y, grad_h_n, grad_c_n)),
+            *(act, cell, y, ids, w_hh, h0, c0, lengths, ctx.reverse, ctx.num_rows),
+        )
+        return grad_gates, None, grad_w_hh, grad_h0, grad_c0, None, None, None
+    grad_gates, grad_h0, grad_c0 = reference.lstm_sequence_backward(
+        *(grad_y, grad_h_n, grad_c_n, act, cell, w_hh, c0, lengths, ctx.reverse),
+        *(grad_act, grad_cell),
+    )
+    grad_w_hh = None
+    if ctx.needs_input_grad[2]:
+        grad_w_hh = _recurrent_weight_grad(grad_gates, y, h0, lengths, ctx.reverse)
+    if ids is not None and ctx.needs_input_grad[0]:
+        if lengths is not None:  # whatever stands in the padding; its gate gradients are zero
+            ids = mask_padding(ids, lengths)
+        grad_gates = embedding_backward(grad_gates.contiguous(), ids, ctx.num_rows, -1, False)
+    return grad_gates, None, grad_w_hh, grad_h0, grad_c0, None, None, None
+
+
+def _recurrent_weight_grad(
+    grad_gates: Tensor, y: Tensor, h0: Tensor, lengths: Tensor | None, reverse: bool
+) -> Tensor:
+    """(S5): one product over all steps but each sequence's first, whose h_{t-1} is h0.
+
+    y is zero past each end and grad_gates too, so ragged batches need no further care; only in
+    reverse do sequences start at different steps.
+    """
+    if not reverse:
+        first, later, before = grad_gates[0], grad_gates[1:], y[:-1]
+    else:
+        later, before = grad_gates[:-1], y[1:]
+        if lengths is None:
+            first = grad_gates[-1]
+        else:  # an empty sequence takes step 0, where its gradient is zero
+            start = (lengths - 1).clamp(min=0)
+            first = grad_gates[start, torch.arange(len(start), device=start.device)]
+    recurrent = later.flatten(0, 1).t() @ before.flatten(0, 1)
+    return torch.addmm(recurrent, first.t(), h0)
+
+
+def _loss_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    *tensors, ctx.ignore_index, ctx.label_smoothing = inputs
+    ctx.save_for_backward(*tensors)
+    ctx.set_materialize_grads(False)
+
+
+def _loss_backward(ctx: Any, grad_loss: Tensor | None) -> Grads:
+    if grad_loss is None:
+        return (None,) * 7
+    input, weight, bias, target, class_weight = ctx.saved_tensors
+    options = (ctx.ignore_index, ctx.label_smoothing)
+    arguments = (input, weight, bias, target, class_weight, *options)
+    if torch.is_grad_enabled():
+        grads = reference.linear_cross_entropy_backward(grad_loss, *arguments)
+    else:
+        grads = _linear_cross_entropy_backward(grad_loss.contiguous(), *arguments)
+    return *grads[:2], grads[2] if ctx.needs_input_grad[2] else None, None, None, None, None
+
+
+def _reduced_loss_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    *tensors, ctx.ignore_index, ctx.label_smoothing, ctx.mean, grad = inputs
+    if not grad:
+        raise ValueError("fastchar::linear_cross_entropy_reduced: gradients need grad=True")
+    ctx.save_for_backward(*tensors, *output[1:])
+    ctx.mark_non_differentiable(*output[1:])
+    ctx.set_materialize_grads(False)
+
+
+def _reduced_loss_backward(ctx: Any, grad_loss: Tensor | None, *_: None) -> Grads:
+    if grad_loss is None:
+        return (None,) * 9
+    input, weight, bias, target, class_weight, *grads = ctx.saved_tensors
+    if torch.is_grad_enabled():
+        by_token = grad_loss.expand(target.shape)
+        if ctx.mean:
+            by_token = by_token / reference.kept_weight(target, class_weight, ctx.ignore_index)
+        grads = reference.linear_cross_entropy_backward(
+            *(by_token, input, weight, bias, target, class_weight),
+            *(ctx.ignore_index, ctx.label_smoothing),
+        )
+    elif not _hand_out_unscaled(grad_loss):
+        grads = [grad * grad_loss for grad in grads]
+    return *grads[:2], grads[2] if ctx.needs_input_grad[2] else None, *(None,) * 6
+
+
+def _hand_out_unscaled(factor: Tensor) -> bool:
+    """Whether saved gradients may go out as they are: factor is 1, as in `loss.backward()`.
+
+    That saves a pass over [N,H]. Not while compiling, where the value isn't there, and not when
+    the graph is kept: a second backward would hand out the same memory again.
+    """
+    return (
+        type(factor) is Tensor
+        and factor.device.type == "cpu"
+        and factor.item() == 1
+        and not torch._C._autograd._get_current_graph_task_keep_graph()
+    )
+
+
+embedding = _differentiable("embedding", _embedding_setup, _embedding_backward)
+embedding_backward = _differentiable(
+    "embedding_backward", _embedding_backward_setup, _embedding_backward_backward
+)
+lstm_cell = _differentiable("lstm_cell", _cell_setup, _cell_backward)
+lstm_step = _differentiable("lstm_step", _step_setup, _step_backward)
+lstm_sequence = _differentiable("lstm_sequence", _sequence_setup, _sequence_backward)
+linear_cross_entropy = _differentiable("linear_cross_entropy", _loss_setup, _loss_backward)
+linear_cross_entropy_reduced = _differentiable(
+    "linear_cross_entropy_reduced", _reduced_loss_setup, _reduced_loss_backward
+)
+
+
+def _last(name: str) -> Call:
+    """A backward op without a derivative of its own: it says so instead of giving zeros."""
+
+    def backward(ctx: Any, *grads: Tensor) -> Grads:
+        raise NotImplementedError(
+            f"fastchar::{name} has no derivative. Second derivatives come from differentiating "
+            f"the forward op with create_graph=True, which does not run this one."
+        )
+
+    register_autograd(f"fastchar::{name}", backward)
+    return direct(name)
+
+
+_lstm_cell_backward = _last("lstm_cell_backward")
+_lstm_step_backward = _last("lstm_step_backward")
+_lstm_sequence_backward = _last("lstm_sequence_backward")
+_linear_cross_entropy_backward = _last("linear_cross_entropy_backward")

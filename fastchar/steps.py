@@ -1,0 +1,115 @@
+"""The LSTM step inside somebody's own loop, where the weights' gradients wait for the loop's end.
+
+Autograd would make a product for every weight and step and add them all up: at a small batch that
+is most of the backward. Here the steps of a loop share one node of the graph, `_Weights`. A step's
+backward leaves its gate gradients there, and when every step has, the node makes one product a
+weight: (S5) over all the rows. Steps of a loop find each other along c: the c that a step gets
+tells which step made it.
+
+Import only with the native library loaded.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from fastchar.autograd import Grads, bare_apply, direct, recorded, step_gradients
+
+_step = direct("lstm_step")
+_DEPTH = 32  # rows of a product, at least
+Output = tuple[Tensor, Tensor, Tensor]  # h', c' [B,H], act [B,4H]
+
+
+class _Weights(Function):
+    """w_ih [4H,E], w_hh [4H,H] and the biases [4H] or None, in front of all steps of a loop.
+
+    The output has no elements and gets no gradient; it ties the steps to this node. `waiting` has
+    gate gradients, x and h of the steps done, by backward pass: passes can overlap in threads.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, w_ih: Tensor, *weights: Tensor | None) -> Tensor:
+        ctx.set_materialize_grads(False)
+        ctx.waiting = {}
+        return w_ih.new_empty(0)
+
+    @staticmethod
+    def backward(ctx: Any, _: None) -> Grads:
+        rows = ctx.waiting.pop(torch._C._current_graph_task_id(), None)
+        if rows is None:  # no step got a gradient
+            return (None,) * 4
+        gates, x, h = (torch.cat(parts) for parts in zip(*rows, strict=True))
+        # As many rows at once as a step has: a longer sum would round more than autograd's.
+        depth = max(_DEPTH, rows[0][0].shape[0])
+        of_w_ih, of_w_hh, of_b_ih, of_b_hh = ctx.needs_input_grad
+        return (
+            _summed_products(gates, x, depth) if of_w_ih else None,
+            _summed_products(gates, h, depth) if of_w_hh else None,
+            gates.sum(0) if of_b_ih else None,
+            gates.sum(0) if of_b_hh else None,
+        )
+
+
+def _summed_products(gates: Tensor, rows: Tensor, depth: int) -> Tensor:
+    """gates^T rows: [N,4H], [N,K] -> [4H,K], in pieces of `depth` of the N rows."""
+    first, *others = zip(gates.split(depth), rows.split(depth), strict=True)
+    total = first[0].t() @ first[1]
+    for piece, its_rows in others:
+        total = total.addmm_(piece.t(), its_rows)
+    return total
+
+
+class _Loop:
+    """The weights that the steps of one loop share, and their node."""
+
+    def __init__(self, weights: tuple[Tensor | None, ...]) -> None:
+        self.weights = weights
+        self.token = _Weights.apply(*weights)
+        self.node = self.token.grad_fn  # None if no weight requires grad
+
+    def has(self, weights: tuple[Tensor | None, ...]) -> bool:
+        a, b, c, d = self.weights
+        return weights[0] is a and weights[1] is b and weights[2] is c and weights[3] is d
+
+    def wait(self, gates: Tensor, x: Tensor, h: Tensor) -> None:
+        """A step's part in the weights' gradients, if this backward pass asks for those."""
+        if self.node is not None and torch._C._will_engine_execute_node(self.node):
+            passing = torch._C._current_graph_task_id()
+            self.node.waiting.setdefault(passing, []).append((gates, x, h))
+
+
+class _Step(Function):
+    @staticmethod
+    def forward(ctx: Any, loop: _Loop, token: Tensor, x: Tensor, h: Tensor, c: Tensor) -> Output:
+        h_new, c_new, act = _step(x, h, c, *loop.weights)
+        ctx.save_for_backward(x, h, c, *loop.weights[:2], c_new, act)
+        ctx.set_materialize_grads(False)
+        ctx.loop = loop
+        return h_new, c_new, act
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> Grads:
+        if all(grad is None for grad in grads):
+            return (None,) * 5
+        x, h, c, w_ih, w_hh, c_new, act = ctx.saved_tensors
+        need_x, need_h = ctx.needs_input_grad[2:4]
+        gates, grad_x, grad_h, grad_c = step_gradients(
+            grads, act, c, c_new, w_ih, w_hh, need_x, need_h
+        )
+        ctx.loop.wait(gates, x, h)
+        return None, None, grad_x, grad_h, grad_c
+
+
+_apply = bare_apply(_Step)
+
+
+def lstm_step(x: Tensor, h: Tensor, c: Tensor, *weights: Tensor | None) -> Output:
+    """x [B,E], h and c [B,H], w_ih, w_hh and the biases, all contiguous, to (h', c', act)."""
+    if not recorded(x, h, c, *weights):
+        return _step(x, h, c, *weights)
+    loop = getattr(c.grad_fn, "loop", None)
+    if not isinstance(loop, _Loop) or not loop.has(weights):
+        loop = _Loop(weights)
+    return _apply(loop, loop.token, x, h, c)
