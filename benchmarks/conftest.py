@@ -2,7 +2,7 @@
 
 import pytest
 
-from .grids import GRIDS
+from .grids import GRIDS, takes_part
 from .groups import all_groups
 from .run import point_name
 
@@ -22,5 +22,6 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             for group in all_groups().values()
             for point in GRIDS[group.name][grid]
             for name in group.contestants
+            if takes_part(group.name, name, point)
         ]
         metafunc.parametrize(("group", "point", "contestant_name"), cases)

@@ -24,6 +24,11 @@ class Contestant:
 
     A step drops the gradients of `parameters` (as `zero_grad(set_to_none=True)` does), then runs
     forward, backward and update, and frees what they made: all of it is in the time of `step`.
+
+    `may_fail` is for what this machine may be unable to run at all (torch.compile without a C++
+    compiler): its first step's error is then kept, and the others are timed without it.
+    `gradients` returns those of the parameters, in an order that all of a case's contestants share;
+    it is given where the parameters' own order will not do.
     """
 
     name: str
@@ -31,6 +36,19 @@ class Contestant:
     backward: Callable[[Any, int], Any] | None = None
     update: Callable[[], Any] | None = None
     parameters: Sequence[Tensor] = ()
+    may_fail: bool = False
+    gradients: Callable[[], list[Tensor]] | None = None
+
+    def results(self) -> list[Tensor]:
+        """What forward and backward compute on the first buffer: output, then gradients."""
+        for parameter in self.parameters:
+            parameter.grad = None
+        output = self.forward(0)
+        returned = None if self.backward is None else self.backward(output, 0)
+        found = [t for t in (output, returned) if isinstance(t, Tensor)]
+        if self.gradients is not None:
+            return found + self.gradients()
+        return found + [p.grad for p in self.parameters if p.grad is not None]
 
     def step(self, index: int) -> dict[str, float]:
         """Runs one step on buffer `index`; returns seconds by phase."""
@@ -85,9 +103,15 @@ class Spread:
 
 @dataclass
 class Timing:
-    """Seconds by contestant and phase, one sample a round; samples of a round share an index."""
+    """Seconds by contestant and phase, one sample a round; samples of a round share an index.
+
+    `first` holds the seconds of each contestant's first step, which is in no sample: lazy set-up,
+    and all of torch.compile's work. `failed` holds the errors of those that could not run.
+    """
 
     samples: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    first: dict[str, float] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
 
     def spread(self, name: str, phase: str) -> Spread:
         return Spread.of(self.samples[name][phase])
@@ -120,42 +144,67 @@ def measure(
     budget: float,
     least_rounds: int = 5,
     most_rounds: int = 101,
+    patience: float = 10.0,
     least_sample: float = 1e-3,
 ) -> Timing:
     """Interleaves the case's contestants for about `budget` seconds.
 
+    At least `least_rounds` rounds, however long they take, or 3 once `patience` seconds are gone.
     Short steps are repeated until a sample lasts `least_sample` seconds; samples are per step.
     """
-    contestants = case.contestants
-    count = len(contestants)
-    # Neighbours start apart in the ring of buffers, so nobody finds what another one just read.
-    position = [place * case.buffers // count for place in range(count)]
-
-    def sample(place: int, repeats: int) -> dict[str, float]:
-        total = dict.fromkeys(PHASES, 0.0)
-        for _ in range(repeats):
-            seconds = contestants[place].step(position[place] % case.buffers)
-            position[place] += 1
-            for phase in PHASES:
-                total[phase] += seconds[phase]
-        return {phase: total[phase] / repeats for phase in PHASES}
-
     unit = case.buffers if case.whole_passes else 1
     gc.collect()
     gc.disable()
     try:
-        for place in range(count):
-            sample(place, unit)  # first calls: lazy set-up, packed weights, the allocator
+        timing, contestants = _first_steps(case)
+        count = len(contestants)
+        position = _starts(count, case.buffers)
+
+        def sample(place: int, repeats: int) -> dict[str, float]:
+            total = dict.fromkeys(PHASES, 0.0)
+            for _ in range(repeats):
+                seconds = contestants[place].step(position[place] % case.buffers)
+                position[place] += 1
+                for phase in PHASES:
+                    total[phase] += seconds[phase]
+            return {phase: total[phase] / repeats for phase in PHASES}
+
         fastest = min(sample(place, unit)["step"] for place in range(count))
         repeats = unit * max(1, round(least_sample / max(fastest, 1e-9) / unit))
-        timing = Timing({c.name: {phase: [] for phase in PHASES} for c in contestants})
         start = time.perf_counter()
         for index in range(most_rounds):
-            if index >= least_rounds and time.perf_counter() - start > budget:
+            seconds = time.perf_counter() - start
+            if index >= 3 and seconds > (budget if index >= least_rounds else patience):
                 break
             for place in order_of_round(count, index):
-                for phase, seconds in sample(place, repeats).items():
-                    timing.samples[contestants[place].name][phase].append(seconds)
+                for phase, value in sample(place, repeats).items():
+                    timing.samples[contestants[place].name][phase].append(value)
     finally:
         gc.enable()
     return timing
+
+
+def _starts(count: int, buffers: int) -> list[int]:
+    """First buffers: neighbours start apart, so that nobody finds what another one just read."""
+    return [place * buffers // count for place in range(count)]
+
+
+def _first_steps(case: Case) -> tuple[Timing, list[Contestant]]:
+    """Runs every contestant once, or one pass where those are whole; returns those that could."""
+    timing, able = Timing(), []
+    starts = _starts(len(case.contestants), case.buffers)
+    for contestant, first in zip(case.contestants, starts, strict=True):
+        start = time.perf_counter()
+        try:
+            for index in range(case.buffers) if case.whole_passes else [first]:
+                contestant.step(index)
+        except Exception as error:
+            if not contestant.may_fail:
+                raise
+            message = str(error).strip() or "no message"
+            timing.failed[contestant.name] = f"{type(error).__name__}: {message.splitlines()[0]}"
+            continue
+        timing.first[contestant.name] = time.perf_counter() - start
+        timing.samples[contestant.name] = {phase: [] for phase in PHASES}
+        able.append(contestant)
+    return timing, able

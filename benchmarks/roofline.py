@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from .grids import SYMBOLS, Point
+from .covering import Point
+from .grids import SYMBOLS
 
 FLOAT = 4  # bytes of a float32
 ID = 8  # bytes of an int64 id

@@ -10,21 +10,25 @@ import os
 import sys
 import time
 from dataclasses import asdict
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from . import machine
-from .grids import GRIDS, Point
+from .covering import Point
+from .grids import GRIDS, takes_part
 from .groups import OURS, Group, all_groups
-from .interleave import PHASES, Timing, measure
+from .interleave import PHASES, Case, Timing, measure
+from .progress import Progress, weight
 from .roofline import Roof
-from .tables import SPEED
 
 RESULTS = Path(__file__).parent / "results"
-# Seconds a point is interleaved for, if five rounds do not take longer.
+# Seconds a point is interleaved for, if five rounds do not take longer (`interleave.measure`).
 BUDGET = {"quick": 1.0, "full": 1.5}
+# What is measured in another way than a group of contestants: modules with a `measure(grid)`.
+OTHERS = ("train_speed", "recurrence", "isas", "accuracy", "threads")
 
 
 def point_name(point: Point) -> str:
@@ -33,7 +37,7 @@ def point_name(point: Point) -> str:
 
 def summarise(group: Group, point: Point, timing: Timing, roof: Roof) -> dict[str, Any]:
     """One grid point as JSON: spreads in seconds, and every contestant's ratio to ours."""
-    names = list(timing.samples)
+    names = [name for name in group.contestants if name in timing.samples]
     phases = [phase for phase in PHASES if any(timing.samples[OURS][phase])]
     summary: dict[str, Any] = {
         "point": point,
@@ -44,27 +48,40 @@ def summarise(group: Group, point: Point, timing: Timing, roof: Roof) -> dict[st
             for n in names
             if n != OURS
         },
+        "first_step_seconds": timing.first,
+        "failed": timing.failed,
     }
     seconds = timing.spread(OURS, group.phase).median
     summary["roofline"] = roof.position(group.work(point), seconds)
     return summary
 
 
-def run_group(group: Group, grid: str) -> dict[str, Any]:
+def build(group: Group, point: Point) -> Case:
+    """The group's case with the contestants that take part at this point."""
+    torch.manual_seed(0)
+    case = group.build(point)
+    case.contestants = [c for c in case.contestants if takes_part(group.name, c.name, point)]
+    return case
+
+
+def run_group(group: Group, grid: str, progress: Progress) -> dict[str, Any]:
     """Measures one group at every point of the grid; returns the result file's content."""
     points = GRIDS[group.name][grid]
     described = machine.describe()
     contention, start = machine.Contention(), time.perf_counter()
     roof = Roof.measure()
     timings = []
-    for number, point in enumerate(points, 1):
-        torch.manual_seed(number)
-        timing = measure(group.build(point), budget=BUDGET[grid])
+    for point in points:
+        timing = measure(build(group, point), budget=BUDGET[grid])
         timings.append(timing)
-        baseline = min(group.baselines, key=lambda name: timing.spread(name, group.phase).median)
+        rivals = [name for name in group.baselines if name in timing.samples]
+        baseline = min(rivals, key=lambda name: timing.spread(name, group.phase).median)
         ratio = timing.ratio(baseline, OURS, group.phase).median
-        line = f"{group.name} {number}/{len(points)} {point_name(point)}"
-        print(f"{line:<72} {ratio:6.2f} times {baseline}", flush=True)
+        line = f"{group.name} {point_name(point)}"
+        failed = "".join(f"; {name}: {error}" for name, error in timing.failed.items())
+        progress.advance(
+            weight(group, point, BUDGET[grid]), f"{line:<66} {ratio:6.2f} times {baseline}{failed}"
+        )
     roof = roof.best(Roof.measure())
     return {
         "group": group.name,
@@ -119,21 +136,22 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__)
     groups = all_groups()
     parser.add_argument(
-        "--group", action="append", choices=[*groups, SPEED], help="only this one; may be repeated"
+        "--group", action="append", choices=[*groups, *OTHERS], help="only this; may be repeated"
     )
     parser.add_argument("--grid", choices=list(BUDGET), default="quick")
     parser.add_argument(
         "--out", type=Path, default=RESULTS / machine.slug(), help="folder of the JSON files"
     )
     options = parser.parse_args(arguments)
-    for name in options.group or [*groups, SPEED]:
-        if name == SPEED:
-            # Imported only here: Lightning is optional, and slow to import.
-            from . import train_speed
-
-            result = train_speed.measure(options.grid)
+    chosen = options.group or [*groups, *OTHERS]
+    cases = [(groups[n], p) for n in chosen if n in groups for p in GRIDS[n][options.grid]]
+    progress = Progress(sum(weight(group, point, BUDGET[options.grid]) for group, point in cases))
+    for name in chosen:
+        if name in groups:
+            result = run_group(groups[name], options.grid, progress)
         else:
-            result = run_group(groups[name], options.grid)
+            # Imported only here: Lightning is optional, and slow to import.
+            result = import_module(f".{name}", __package__).measure(options.grid)
         warn_of_contention(result)
         print(write(result, options.out))
 

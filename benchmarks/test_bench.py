@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from .grids import Point
+from .covering import Point
 from .groups import Group
 from .run import point_name
 

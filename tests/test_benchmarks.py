@@ -2,14 +2,16 @@
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounter
 
-from benchmarks import grids, pronunciations, report, tables
+from benchmarks import covering, grids, pronunciations, report, tables
 from benchmarks.groups import OURS, Group, all_groups
 from benchmarks.interleave import (
     Case,
@@ -27,7 +29,7 @@ from benchmarks.twin import Twin, batches, collate, from_seq2seq
 from fastchar import Seq2Seq, demo
 
 # A point small enough that every group runs in a moment.
-TINY: dict[str, grids.Point] = {
+TINY: dict[str, covering.Point] = {
     "embedding_gather": {"V": 64, "E": 16, "N": 100},
     "embedding_gradient": {"V": 64, "E": 16, "N": 100},
     "lstm_training": {"H": 13, "E": 8, "B": 3, "T": 7},
@@ -37,10 +39,6 @@ TINY: dict[str, grids.Point] = {
     "linear_cross_entropy": {"V": 17, "H": 13, "N": 100},
     "seq2seq_training": {"H": 16, "B": 8},
 }
-# What a contestant is there for, if not for the same result as ours.
-DIFFERENT_JOB = {"fill", "sum", "sum over tokens", "padded"}
-# Lays its matrices out differently: its loss is compared here, its gradients by name below.
-OWN_LAYOUT = "twin"
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -54,34 +52,78 @@ def few_words() -> Iterator[None]:
     pronunciations.pronunciations.cache_clear()
 
 
-def results_of(contestant: Contestant) -> list[Tensor]:
-    """What one forward and backward of a contestant compute: the output, then the gradients."""
-    for parameter in contestant.parameters:
-        parameter.grad = None
-    output = contestant.forward(0)
-    returned = None if contestant.backward is None else contestant.backward(output, 0)
-    found = [t for t in (output, returned) if isinstance(t, Tensor)]
-    found += [p.grad for p in contestant.parameters if p.grad is not None]
-    return found or list(output[:1])
+@pytest.fixture
+def without_code_generation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch.compile traces and differentiates as it does, and then calls torch's own kernels."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
 
 
 @pytest.mark.parametrize("group", all_groups().values(), ids=lambda group: group.name)
+@pytest.mark.usefixtures("without_code_generation")
 def test_contestants_do_the_same_job(group: Group) -> None:
     """Every contestant of a group returns the same output and the same gradients, so that a ratio
     of their times compares like with like."""
     torch.manual_seed(0)
     case = group.build(TINY[group.name])
     assert tuple(c.name for c in case.contestants) == group.contestants
-    peers = {c.name: results_of(c) for c in case.contestants if c.name not in DIFFERENT_JOB}
+    assert set(group.floors) | set(group.baselines) < set(group.contestants)
+    peers = {c.name: c.results() for c in case.contestants if c.name not in group.floors}
     ours = peers.pop(OURS)
     assert peers
     for name, found in peers.items():
-        compared = found[:1] if name == OWN_LAYOUT else found
-        for tensor in compared:  # some leave a gradient out, and the order is each one's own
-            assert any(
-                own.shape == tensor.shape and torch.allclose(own, tensor, rtol=1e-4, atol=1e-5)
-                for own in ours
-            )
+        # index_add_ has no output: there the gradient alone is the job.
+        compared = ours[-1:] if name == "index_add_" else ours
+        torch.testing.assert_close(found, compared, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", grids.COMPILED)
+def test_compiled_contestants_are_compiled_once(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No buffer, and no later step, makes torch.compile work again: its work is in the first step,
+    which is not timed."""
+    counter = CompileCounter()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=counter))
+    case = all_groups()[name].build(TINY[name])
+    (compiled,) = (c for c in case.contestants if c.name == grids.TORCH_COMPILE)
+    for index in range(min(4, case.buffers)):
+        compiled.step(index)
+    assert counter.frame_count == 1
+
+
+def test_torch_compile_leaves_lstms_alone() -> None:
+    """Why it takes no part in the LSTM groups: Dynamo makes no graph of a model with nn.LSTM."""
+    torch._dynamo.reset()
+    counter = CompileCounter()
+    model = torch.compile(nn.Sequential(nn.Embedding(5, 3), nn.LSTM(3, 4)), backend=counter)
+    model(torch.zeros(2, 2, dtype=torch.long))
+    assert counter.op_count <= 1  # the lookup at most
+
+
+def test_a_contestant_that_cannot_run_is_recorded() -> None:
+    """One that may fail leaves its error and no timing; the others are timed. One that may not
+    fail stops the run."""
+
+    def broken(_: int) -> None:
+        raise RuntimeError("no compiler here\nwith details")
+
+    good = Contestant("good", lambda _: None)
+    timing = measure(Case([Contestant("bad", broken, may_fail=True), good]), budget=0)
+    assert timing.failed == {"bad": "RuntimeError: no compiler here"}
+    assert set(timing.samples) == set(timing.first) == {"good"}
+    with pytest.raises(RuntimeError, match="no compiler"):
+        measure(Case([Contestant("bad", broken), good]), budget=0)
+
+
+def test_covering_design() -> None:
+    """Every pair of values of two axes occurs, in far fewer points than the full product has."""
+    axes = {"H": (1, 2, 3, 4), "E": (1, 2, 3), "B": (1, 2, 3), "T": (1, 2)}
+    everything = covering.grid(axes)
+    chosen = covering.covering(everything, lambda point: point["H"] * point["B"])
+    assert set().union(*map(covering.pairs_of, chosen)) == set().union(
+        *map(covering.pairs_of, everything)
+    )
+    assert len(chosen) < len(everything) / 4
 
 
 def test_every_group_has_both_grids() -> None:
@@ -90,6 +132,9 @@ def test_every_group_has_both_grids() -> None:
     for name, grid in grids.GRIDS.items():
         assert {tuple(p) for points in grid.values() for p in points} == {tuple(TINY[name])}
         assert len(grid["full"]) > len(grid["quick"])
+    for name, points in grids.COMPILED.items():
+        for grid in ("quick", "full"):
+            assert any(p in grids.GRIDS[name][grid] for p in points)
 
 
 def test_twin_equals_seq2seq() -> None:
@@ -285,6 +330,7 @@ def test_run_writes_what_the_report_reads(tmp_path: Path, monkeypatch: pytest.Mo
     point = TINY["linear_cross_entropy"]
     monkeypatch.setitem(grids.GRIDS["linear_cross_entropy"], "quick", [point])
     monkeypatch.setattr("benchmarks.run.BUDGET", {"quick": 0.0})
+    monkeypatch.setitem(grids.COMPILED, "linear_cross_entropy", [])  # saves seconds
     monkeypatch.setattr(Roof, "measure", lambda: Roof(1e11, 1e10))  # saves seconds
     run_benchmarks(["--group", "linear_cross_entropy", f"--out={tmp_path}"])
     result = tables.load(tmp_path)["linear_cross_entropy"]

@@ -3,8 +3,11 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
+from typing import Any
 
-from ..grids import Point
+import torch
+
+from ..covering import Point
 from ..interleave import Case
 from ..roofline import Work
 
@@ -17,7 +20,7 @@ class Group:
 
     `phase` is the phase whose ratio is the headline, against the fastest of `baselines` at each
     point. `contestants` names all that `build` brings; `work` counts the least flops and bytes of
-    the headline phase.
+    the headline phase. `floors` are contestants that do less than the job: what cannot be beaten.
     """
 
     name: str
@@ -27,6 +30,16 @@ class Group:
     contestants: tuple[str, ...]
     build: Callable[[Point], Case]
     work: Callable[[Point], Work]
+    floors: tuple[str, ...] = ()
+
+
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function` through torch.compile for one set of shapes; the work is done at its first call.
+
+    Input buffers have to be arguments: a Python number that picks one would be compiled in.
+    """
+    torch._dynamo.reset()  # or points before this one count as recompilations
+    return torch.compile(function, dynamic=False)
 
 
 def all_groups() -> dict[str, Group]:

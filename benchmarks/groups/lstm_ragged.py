@@ -8,7 +8,9 @@ from torch import Tensor, nn
 import fastchar
 
 from .. import roofline
-from ..grids import SYMBOLS, Point
+from ..covering import Point
+from ..grids import SYMBOLS
+from ..inputs import module, randn
 from ..interleave import Case, Contestant, buffers_beyond_cache
 from ..machine import last_level_cache
 from . import OURS, Group
@@ -24,17 +26,17 @@ def build(point: Point) -> Case:
     spread = torch.linspace(T // 4, T, B).round().long()
     lengths = [spread[torch.randperm(B)] for _ in range(buffers)]
     ids = [torch.randint(SYMBOLS, (T, B)) for _ in range(buffers)]
-    grads = [torch.randn(T, B, width) for _ in range(buffers)]
+    grads = [randn(T, B, width) for _ in range(buffers)]
 
-    plain = TorchEmbeddingLSTM(SYMBOLS, E, H, L, bidirectional=both)
-    ours = fastchar.EmbeddingLSTM(SYMBOLS, E, H, L, bidirectional=both)
+    plain = module(lambda: TorchEmbeddingLSTM(SYMBOLS, E, H, L, bidirectional=both))
+    ours = module(lambda: fastchar.EmbeddingLSTM(SYMBOLS, E, H, L, bidirectional=both))
     ours.load_state_dict(plain.state_dict())
 
     def backward(output: Tensor, i: int) -> None:
         output.backward(grads[i])
 
-    def contestant(name: str, module: nn.Module, forward: Callable[[int], Tensor]) -> Contestant:
-        return Contestant(name, forward, backward, parameters=list(module.parameters()))
+    def contestant(name: str, model: nn.Module, forward: Callable[[int], Tensor]) -> Contestant:
+        return Contestant(name, forward, backward, parameters=list(model.parameters()))
 
     contestants = [
         contestant("packed", plain, lambda i: plain(ids[i], lengths[i])),
@@ -54,5 +56,6 @@ GROUPS = (
         ("packed", "padded", OURS),
         build,
         roofline.lstm_ragged,
+        floors=("padded",),
     ),
 )

@@ -7,7 +7,9 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 import fastchar
 
 from .. import roofline
-from ..grids import SYMBOLS, Point
+from ..covering import Point
+from ..grids import SYMBOLS
+from ..inputs import module, randn
 from ..interleave import Case, Contestant, buffers_beyond_cache
 from ..machine import last_level_cache
 from . import OURS, Group
@@ -37,10 +39,10 @@ class TorchEmbeddingLSTM(nn.Module):
 def _modules(point: Point) -> dict[str, nn.Module]:
     """The contestants' modules, with equal parameters."""
     sizes = (SYMBOLS, point["E"], point["H"])
-    plain, swapped = TorchEmbeddingLSTM(*sizes), TorchEmbeddingLSTM(*sizes)
-    ours = fastchar.EmbeddingLSTM(*sizes)
-    for module in (swapped, ours):
-        module.load_state_dict(plain.state_dict())
+    plain, swapped = (module(lambda: TorchEmbeddingLSTM(*sizes)) for _ in range(2))
+    ours = module(lambda: fastchar.EmbeddingLSTM(*sizes))
+    for model in (swapped, ours):
+        model.load_state_dict(plain.state_dict())
     return dict(zip(NAMES, (plain, fastchar.accelerate(swapped), ours), strict=True))
 
 
@@ -49,18 +51,18 @@ def build_training(point: Point) -> Case:
     T, B, H = (point[axis] for axis in "TBH")
     buffers = buffers_beyond_cache(4 * T * B * H, last_level_cache())
     ids = [torch.randint(SYMBOLS, (T, B)) for _ in range(buffers)]
-    grads = [torch.randn(T, B, H) for _ in range(buffers)]
+    grads = [randn(T, B, H) for _ in range(buffers)]
 
-    def contestant(name: str, module: nn.Module) -> Contestant:
+    def contestant(name: str, model: nn.Module) -> Contestant:
         def forward(i: int) -> Tensor:
-            output = module(ids[i])
+            output = model(ids[i])
             return output if isinstance(output, Tensor) else output[0]
 
         return Contestant(
             name,
             forward,
             lambda output, i: output.backward(grads[i]),
-            parameters=list(module.parameters()),
+            parameters=list(model.parameters()),
         )
 
     return Case([contestant(*item) for item in _modules(point).items()], buffers)
@@ -72,12 +74,13 @@ def build_inference(point: Point) -> Case:
     buffers = buffers_beyond_cache(8 * T * B, last_level_cache())
     ids = [torch.randint(SYMBOLS, (T, B)) for _ in range(buffers)]
 
-    def contestant(name: str, module: nn.Module) -> Contestant:
-        module.eval()
+    def contestant(name: str, model: nn.Module) -> Contestant:
+        model.eval()
 
         @torch.no_grad()
-        def forward(i: int) -> object:
-            return module(ids[i])
+        def forward(i: int) -> Tensor:
+            output = model(ids[i])
+            return output if isinstance(output, Tensor) else output[0]
 
         return Contestant(name, forward)
 

@@ -6,11 +6,12 @@ from torch import Tensor, nn
 import fastchar
 
 from .. import roofline
-from ..grids import Point
+from ..covering import Point
+from ..inputs import module
 from ..interleave import Case, Contestant
 from ..pronunciations import pronunciations
 from ..roofline import Work
-from ..twin import Pair, Twin, batches, collate, update
+from ..twin import Pair, Twin, batches, collate, from_seq2seq, update
 from . import OURS, Group
 
 EMBEDDING = 128
@@ -31,9 +32,23 @@ def build(point: Point) -> Case:
     """The same batches for both."""
     _, source, target = pronunciations()
     inputs = [collate(batch) for batch in chosen_batches(point)]
-    ours = fastchar.Seq2Seq(source, target, embedding_dim=EMBEDDING, hidden_size=point["H"])
-    twin = Twin(len(source), len(target), EMBEDDING, point["H"])
+    H = point["H"]
+    ours = module(
+        lambda: fastchar.Seq2Seq(source, target, embedding_dim=EMBEDDING, hidden_size=H)
+    )
+    twin = module(lambda: Twin(len(source), len(target), EMBEDDING, H))
     twin.load_seq2seq(ours.state_dict())
+
+    def named(model: nn.Module) -> dict[str, Tensor]:
+        return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+    def in_the_twins_order(grads: dict[str, Tensor]) -> list[Tensor]:
+        return [grads[name] for name, _ in twin.named_parameters()]
+
+    gradients = {
+        "twin": lambda: in_the_twins_order(named(twin)),
+        OURS: lambda: in_the_twins_order(from_seq2seq(named(ours))),
+    }
 
     def contestant(name: str, model: nn.Module) -> Contestant:
         optimiser = torch.optim.Adam(model.parameters(), fused=True)
@@ -48,6 +63,7 @@ def build(point: Point) -> Case:
             lambda loss, _: loss.backward(),
             lambda: update(model, optimiser),
             list(model.parameters()),
+            gradients=gradients[name],
         )
 
     return Case([contestant("twin", twin), contestant(OURS, ours)], BATCHES, whole_passes=True)
