@@ -8,11 +8,10 @@ torch's own instruction set, whatever ours is.
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import wraps
+from importlib import import_module
 from typing import Any
 
 import torch
-
-from fastchar import _C
 
 from . import machine
 from .grids import GRIDS
@@ -22,6 +21,7 @@ from .interleave import measure as interleave
 from .progress import Progress
 
 ISAS = "isas"
+library: Any = import_module("fastchar._C")
 GROUPS = (
     "embedding_gradient",
     "lstm_training",
@@ -39,7 +39,7 @@ def under(isa: str, ours: Contestant) -> Contestant:
     def switched(forward: Callable[[int], Any]) -> Callable[[int], Any]:
         @wraps(forward)
         def call(index: int) -> Any:
-            _C.set_isa(isa)
+            library.set_isa(isa)
             return forward(index)
 
         return call
@@ -49,7 +49,7 @@ def under(isa: str, ours: Contestant) -> Contestant:
 
 def measure_point(group: Group, point: dict[str, int], budget: float) -> dict[str, Any]:
     """Seconds of the headline phase by set, and the speed of each by that of the default one."""
-    chosen, available = _C.isa(), _C.available_isas()
+    chosen, available = library.isa(), library.available_isas()
     torch.manual_seed(0)
     case = group.build(point)
     ours = next(c for c in case.contestants if c.name == OURS)
@@ -57,7 +57,7 @@ def measure_point(group: Group, point: dict[str, int], budget: float) -> dict[st
         contestants = [under(isa, ours) for isa in available]
         timing = interleave(Case(contestants, case.buffers), budget=budget)
     finally:
-        _C.set_isa(chosen)
+        library.set_isa(chosen)
     return {
         "group": group.name,
         "title": group.title,
@@ -74,7 +74,8 @@ def measure(grid: str) -> dict[str, Any]:
     described = machine.describe()
     contention = machine.Contention()
     cases = [(groups[name], point) for name in GROUPS for point in GRIDS[name]["quick"]]
-    progress, points = Progress(len(cases)), []
+    progress = Progress(len(cases))
+    points: list[dict[str, Any]] = []
     for group, point in cases:
         points.append(measure_point(group, point, BUDGET[grid]))
         shares = (f"{i} {s['median']:.2f}" for i, s in points[-1]["speed"].items())
@@ -85,6 +86,6 @@ def measure(grid: str) -> dict[str, Any]:
         "grid": grid,
         "machine": described,
         "foreign_cores": contention.foreign_cores(),
-        "isa": _C.isa(),
+        "isa": library.isa(),
         "points": points,
     }

@@ -51,6 +51,34 @@ def draw_speed(result: Result, path: Path) -> None:
     plt.close(figure)
 
 
+def draw_threads(result: Result, path: Path) -> None:
+    """Speed-up at every point by count of threads: measured, and as predicted from one thread."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    titles = list(dict.fromkeys(entry["title"] for entry in result["points"]))
+    counts = list(result["wait_seconds"])
+    figure, grid = plt.subplots(
+        1, len(counts), figsize=(6 * len(counts) + 1, 0.45 * len(titles) + 1), squeeze=False
+    )
+    for axes, count in zip(grid[0], counts, strict=True):
+        for row, title in enumerate(titles):
+            entries = [entry for entry in result["points"] if entry["title"] == title]
+            for index, entry in enumerate(entries):
+                height = row + 0.7 * ((index + 0.5) / len(entries) - 0.5)
+                measured, model = entry["speedup"][count]["median"], entry["predicted"][count]
+                axes.plot([measured, model], [height, height], color=THEIRS, lw=0.8)
+                axes.plot(model, height, "|", color=EDGE, ms=6)
+                axes.plot(measured, height, "o", color=OURS, ms=3)
+        axes.axvline(int(count), color="#c23b22", lw=1)
+        axes.set_xlim(left=0)
+        axes.set_xlabel(f"speed-up with {count} threads (dot: measured, tick: predicted)")
+        axes.set_yticks(range(len(titles)), titles)
+        axes.invert_yaxis()
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    figure.savefig(path, dpi=150, bbox_inches="tight")
+    plt.close(figure)
+
+
 def _log_ticks(axes: Axes, which: str) -> None:
     axis = axes.xaxis if which == "x" else axes.yaxis
     axis.set_major_locator(LogLocator(base=10, subs=(1.0, 2.0, 5.0)))

@@ -86,7 +86,8 @@ def measure(grid: str) -> dict[str, Any]:
     """Returns the result file's content."""
     described = machine.describe()
     contention = machine.Contention()
-    progress, points = Progress(len(POINTS[grid])), []
+    progress = Progress(len(POINTS[grid]))
+    points: list[dict[str, Any]] = []
     for point in POINTS[grid]:
         torch.manual_seed(0)
         timing = interleave(build(point), budget=BUDGET[grid])

@@ -7,7 +7,7 @@ from the files in benchmarks/results/.
 import argparse
 from pathlib import Path
 
-from . import plots, tables
+from . import goals, other_tables, plots, tables
 from .groups import all_groups
 from .machine import ROOT
 from .run import RESULTS
@@ -39,10 +39,34 @@ def summary(results: dict[str, Result]) -> str:
     return text + f"\n\nMade by `python -m benchmarks.run --grid {grid}`."
 
 
+def goals_section(results: dict[str, Result]) -> list[str]:
+    """The goals beside what was measured, the points that fall short, and the accuracy."""
+    rows = goals.all_rows(in_order(results), results)
+    parts = ["### Goals", goals.goals_table(rows), goals.misses_text(rows)]
+    if "accuracy" in results:
+        parts.append(goals.accuracy_text(results["accuracy"]))
+    return parts
+
+
+def other_sections(results: dict[str, Result], images: Path, name: str) -> list[str]:
+    """What is no group of contestants, as far as it was measured."""
+    parts = []
+    for key in ("recurrence", "isas", "accuracy"):
+        if key in results:
+            parts += [f"### {results[key]['title']}", getattr(other_tables, key)(results[key])]
+    if "threads" in results:
+        result = results["threads"]
+        plots.draw_threads(result, images / f"{name}-threads.png")
+        parts += [f"### {result['title']}", other_tables.threads_by_group(result)]
+        parts += [other_tables.threads_text(result), f"![Speed-up](img/{name}-threads.png)"]
+        parts.append(other_tables.threads(result))
+    return parts
+
+
 def machine_section(name: str, results: dict[str, Result], images: Path) -> str:
     """All that is known of one machine, pictures drawn on the way."""
     groups = in_order(results)
-    parts = [f"## {tables.machine_title(groups[0])}", summary(results)]
+    parts = [f"## {tables.machine_title(groups[0])}", summary(results), *goals_section(results)]
     captions = ("Ratio at every point", "Share of the roof", "Ratio along each axis")
     for caption, path in zip(captions, plots.draw(groups, images, name), strict=True):
         parts.append(f"![{caption}](img/{path.name})")
@@ -51,6 +75,7 @@ def machine_section(name: str, results: dict[str, Result], images: Path) -> str:
         parts.append(f"### {results[SPEED]['title']}")
         parts.append(tables.speed_table(results[SPEED]))
         parts.append(f"![Words a second](img/{name}-{SPEED}.png)")
+    parts += other_sections(results, images, name)
     for result in groups:
         parts += [f"### {result['title']}", tables.group_table(result)]
         parts.append(tables.group_text(result))

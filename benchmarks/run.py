@@ -16,6 +16,8 @@ from typing import Any
 
 import torch
 
+import fastchar
+
 from . import machine
 from .covering import Point
 from .grids import GRIDS, takes_part
@@ -29,6 +31,7 @@ RESULTS = Path(__file__).parent / "results"
 BUDGET = {"quick": 1.0, "full": 1.5}
 # What is measured in another way than a group of contestants: modules with a `measure(grid)`.
 OTHERS = ("train_speed", "recurrence", "isas", "accuracy", "threads")
+NATIVE = ("recurrence", "isas", "threads")  # of these, what needs the kernels
 
 
 def point_name(point: Point) -> str:
@@ -88,6 +91,7 @@ def run_group(group: Group, grid: str, progress: Progress) -> dict[str, Any]:
         "title": group.title,
         "phase": group.phase,
         "baselines": list(group.baselines),
+        "floors": list(group.floors),
         "ours": OURS,
         "grid": grid,
         "machine": described,
@@ -143,7 +147,8 @@ def main(arguments: list[str] | None = None) -> None:
         "--out", type=Path, default=RESULTS / machine.slug(), help="folder of the JSON files"
     )
     options = parser.parse_args(arguments)
-    chosen = options.group or [*groups, *OTHERS]
+    native = fastchar.backends()["backend"] == "native"
+    chosen = options.group or [*groups, *(name for name in OTHERS if native or name not in NATIVE)]
     cases = [(groups[n], p) for n in chosen if n in groups for p in GRIDS[n][options.grid]]
     progress = Progress(sum(weight(group, point, BUDGET[options.grid]) for group, point in cases))
     for name in chosen:

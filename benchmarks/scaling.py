@@ -49,9 +49,7 @@ def barriers(group: str, point: Point) -> int:
     return runs if group == "lstm_inference" else 2 * runs
 
 
-def predicted(
-    group: str, point: Point, one: float, members: int, costs: Costs, isa: str
-) -> float:
+def predicted(group: str, point: Point, one: float, members: int, costs: Costs, isa: str) -> float:
     """Seconds of a step with `members` threads, from the `one` it takes with one."""
     shared = (one - costs.fixed) / members * imbalance(point, members, isa)
     return costs.fixed + shared + barriers(group, point) * costs.wait[members]

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,9 +32,10 @@ def load(folder: Path) -> dict[str, Result]:
 
 
 def baseline(result: Result, entry: dict[str, Any]) -> str:
-    """The baseline that is fastest at this point."""
+    """The baseline that is fastest at this point, of those that were measured there."""
     phase, seconds = result["phase"], entry["seconds"]
-    return min(result["baselines"], key=lambda name: seconds[name][phase]["median"])
+    there = [name for name in result["baselines"] if name in seconds]
+    return min(there, key=lambda name: seconds[name][phase]["median"])
 
 
 def ratio(result: Result, entry: dict[str, Any]) -> dict[str, float]:
@@ -111,17 +112,20 @@ def summary_table(results: Iterable[Result]) -> str:
 
 
 def group_table(result: Result) -> str:
-    """Every point of one group: each contestant's median time, ratios and share of the roof."""
-    phase, ours = result["phase"], result["ours"]
+    """Every point of one group: each contestant's median time, ratios and share of the roof.
+
+    A contestant that took no part at a point has a dash there, one that failed "failed".
+    """
+    phase, ours, floors = result["phase"], result["ours"], result["floors"]
     first = result["points"][0]
-    axes, names = list(first["point"]), list(first["seconds"])
-    others = [name for name in names if name != ours]
+    others = [n for n in dict.fromkeys(contestants(result)) if n != ours]
+    axes, names = list(first["point"]), [*others, ours]
     phases = [p for p in first["seconds"][ours] if p not in (phase, "step")]
     parts = phases if phase == "step" and len(phases) > 1 else []
     head = [
         *axes,
         *(f"{name}" for name in names),
-        *(f"{name} / {ours}" for name in others),
+        *(f"of {n}'s speed" if n in floors else f"{n} / {ours}" for n in others),
         *(f"{p} alone" for p in parts),
         "quartiles",
         "of roof",
@@ -129,19 +133,44 @@ def group_table(result: Result) -> str:
     rows = []
     for entry in result["points"]:
         spread = ratio(result, entry)
-        versus = [entry["ratios"][name] for name in others]
-        of = baseline(result, entry)
+        of, failed = baseline(result, entry), entry.get("failed", {})
+        absent = {n: "failed" if n in failed else "–" for n in names if n not in entry["seconds"]}
+        versus = {n: r[phase]["median"] for n, r in entry["ratios"].items()}
         rows.append(
             [
                 *(str(entry["point"][axis]) for axis in axes),
-                *(duration(entry["seconds"][name][phase]["median"]) for name in names),
-                *(times(ratios[phase]["median"]) for ratios in versus),
+                *(absent.get(n) or duration(entry["seconds"][n][phase]["median"]) for n in names),
+                *(
+                    absent.get(n)
+                    or (f"{100 * versus[n]:.0f} %" if n in floors else times(versus[n]))
+                    for n in others
+                ),
                 *(times(entry["ratios"][of][p]["median"]) for p in parts),
                 f"{digits(spread['q1'])} to {digits(spread['q3'])}",
                 f"{100 * entry['roofline']['share']:.0f} %",
             ]
         )
     return table(head, rows, right=0)
+
+
+def contestants(result: Result) -> Iterator[str]:
+    """Names by point, those who failed there included."""
+    for entry in result["points"]:
+        yield from entry["seconds"]
+        yield from entry.get("failed", ())
+
+
+def compile_text(result: Result) -> str:
+    """How long torch.compile worked, or why it could not; nothing where it took no part."""
+    first = [e.get("first_step_seconds", {}).get("torch.compile") for e in result["points"]]
+    seconds = sorted(value for value in first if value is not None)
+    failed = {e.get("failed", {}).get("torch.compile") for e in result["points"]} - {None}
+    parts = []
+    if seconds:
+        span = f"{duration(seconds[0])} to {duration(seconds[-1])}"
+        parts.append(f"torch.compile's first steps took {span}, in no timing.")
+    parts += [f"torch.compile failed: {error}." for error in sorted(map(str, failed))]
+    return " ".join(parts)
 
 
 def machine_title(result: Result) -> str:
@@ -171,7 +200,8 @@ def group_text(result: Result) -> str:
         f"torch.mm did {roof['flops_per_second'] / 1e9:.0f} GFLOP/s and a copy "
         f"{roof['bytes_per_second'] / 1e9:.1f} GB/s"
     )
-    return text + ("." if foreign is None else f", other processes kept {foreign:.2f} cores busy.")
+    text += "." if foreign is None else f", other processes kept {foreign:.2f} cores busy."
+    return f"{text} {compile_text(result)}".rstrip()
 
 
 def binary_size(size: int) -> str:

@@ -37,7 +37,6 @@ GROUPS = (
 )
 ROUNDS = {"quick": 7, "full": 15}
 LEAST_SAMPLE = 5e-3  # seconds: a turn begins with threads that have slept
-MORE = (4, 8, 16)  # counts that are predicted where the machine does not have them
 
 # Points with next to nothing to do: what a call costs whatever its size.
 NOTHING: dict[str, Point] = {
@@ -162,7 +161,8 @@ def measure(grid: str) -> dict[str, Any]:
     contention = machine.Contention()
     groups = all_groups()
     cases = [(name, point) for name in GROUPS for point in GRIDS[name]["quick"]]
-    progress, entries = Progress(len(cases)), []
+    progress = Progress(len(cases))
+    entries: list[dict[str, Any]] = []
     with workers(counts_of(described["cores"])) as pipes:
         roofs = {str(count): ask(pipe, "roof") for count, pipe in pipes.items()}
         alone = {1: pipes[1]}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch._dynamo.testing import CompileCounter
 
 from benchmarks import covering, grids, pronunciations, report, tables
@@ -77,9 +77,7 @@ def test_contestants_do_the_same_job(group: Group) -> None:
 
 
 @pytest.mark.parametrize("name", grids.COMPILED)
-def test_compiled_contestants_are_compiled_once(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_compiled_contestants_are_compiled_once(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """No buffer, and no later step, makes torch.compile work again: its work is in the first step,
     which is not timed."""
     counter = CompileCounter()
@@ -248,6 +246,7 @@ def measured() -> tables.Result:
         "title": "Loss",
         "phase": "step",
         "baselines": ["slow", "quick"],
+        "floors": [],
         "ours": "fastchar",
         "grid": "quick",
         "machine": {

@@ -33,9 +33,7 @@ def build(point: Point) -> Case:
     _, source, target = pronunciations()
     inputs = [collate(batch) for batch in chosen_batches(point)]
     H = point["H"]
-    ours = module(
-        lambda: fastchar.Seq2Seq(source, target, embedding_dim=EMBEDDING, hidden_size=H)
-    )
+    ours = module(lambda: fastchar.Seq2Seq(source, target, embedding_dim=EMBEDDING, hidden_size=H))
     twin = module(lambda: Twin(len(source), len(target), EMBEDDING, H))
     twin.load_seq2seq(ours.state_dict())
 

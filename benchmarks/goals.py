@@ -1,0 +1,141 @@
+"""What the project set out to show on two cores, what was measured, and where it falls short.
+
+Ratios are torch's time by ours, shares our speed by what is named. The report draws its table of
+goals from here; no test asks for them.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from .covering import Point
+from .tables import Result, digits, geometric_mean, point_text, ratio, table, times
+
+
+@dataclass(frozen=True)
+class Goal:
+    """Of a group: the geometric mean of its ratios, every one of them, and a floor's speed."""
+
+    mean: float
+    every: float
+    floor: tuple[str, float] | None = None  # a contestant, and the share of its speed, on average
+
+
+GOALS = {
+    "embedding_gradient": Goal(5, 1.5, ("sum", 0.8)),
+    "lstm_training": Goal(2.2, 1.1),
+    "lstm_inference": Goal(1.8, 1.0),
+    "lstm_ragged": Goal(5, 3),
+    "lstm_cell_loop": Goal(3.5, 1.5),
+    "linear_cross_entropy": Goal(1.6, 1.0),
+    "seq2seq_training": Goal(3.5, 2.5),
+}
+RECURRENCE = 0.8  # of torch.mm's rate, at every point with H >= 256 and B >= 32
+AVX2 = 0.55  # of AVX-512's speed
+MOST_NAMED = 12  # points named one by one
+
+
+@dataclass(frozen=True)
+class Row:
+    """One goal: values by point, and what their geometric mean and each of them should be."""
+
+    what: str
+    values: list[tuple[Point, float]]
+    mean: float | None
+    every: float | None
+    share: bool  # shown in percent
+
+    def text(self, value: float) -> str:
+        return f"{100 * value:.0f} %" if self.share else times(value)
+
+    @property
+    def misses(self) -> list[tuple[Point, float]]:
+        """Points below what every one should reach, the worst first."""
+        bound = self.every or 0.0
+        return sorted(((p, v) for p, v in self.values if v < bound), key=lambda pair: pair[1])
+
+    def cells(self) -> list[str]:
+        mean = geometric_mean(value for _, value in self.values)
+        worst = min(value for _, value in self.values)
+        return [
+            self.what,
+            *self._judged(mean, self.mean),
+            *self._judged(worst, self.every),
+            f"{len(self.misses)} of {len(self.values)}" if self.every else "",
+        ]
+
+    def _judged(self, value: float, goal: float | None) -> list[str]:
+        if goal is None:
+            return ["", self.text(value)]
+        wanted = f"{100 * goal:.0f} %" if self.share else f"{goal:g}×"
+        return [f"≥ {wanted}", self.text(value) + ("" if value >= goal else " ✗")]
+
+
+def group_rows(result: Result) -> Iterator[Row]:
+    """The goals of one group."""
+    goal = GOALS.get(result["group"])
+    if goal is None:
+        return
+    ratios = [(entry["point"], ratio(result, entry)["median"]) for entry in result["points"]]
+    yield Row(result["title"], ratios, goal.mean, goal.every, share=False)
+    if goal.floor is not None:
+        name, share = goal.floor
+        phase = result["phase"]
+        shares = [(e["point"], e["ratios"][name][phase]["median"]) for e in result["points"]]
+        yield Row(f"{result['title']}, of {name}'s speed", shares, share, None, share=True)
+
+
+def recurrence_rows(result: Result) -> Iterator[Row]:
+    """The recurrent products' rate by torch.mm's, by part."""
+    for part in result["points"][0]["parts"]:
+        values = [(e["point"], e["parts"][part]["share"]["median"]) for e in result["points"]]
+        what = f"Recurrent products, {part}, of torch.mm's rate"
+        yield Row(what, values, None, RECURRENCE, share=True)
+
+
+def isa_rows(result: Result) -> Iterator[Row]:
+    """AVX2 by AVX-512, where both are there."""
+    if result["isa"] == "avx512":
+        values = [(e["point"], e["speed"]["avx2"]["median"]) for e in result["points"]]
+        yield Row("AVX2, of AVX-512's speed", values, None, AVX2, share=True)
+
+
+def all_rows(groups: Iterable[Result], others: dict[str, Result]) -> list[Row]:
+    """Every goal that has a result."""
+    rows = [row for result in groups for row in group_rows(result)]
+    for name, made in (("recurrence", recurrence_rows), ("isas", isa_rows)):
+        if name in others:
+            rows += made(others[name])
+    return rows
+
+
+def goals_table(rows: Iterable[Row]) -> str:
+    """Goal and measurement side by side; ✗ marks what falls short."""
+    head = ("", "goal, mean", "measured", "goal, every point", "worst", "points short of it")
+    return table(head, (row.cells() for row in rows), right=1)
+
+
+def misses_text(rows: Iterable[Row]) -> str:
+    """The points that fall short, by goal, the worst first."""
+    lines = []
+    for row in rows:
+        if missed := row.misses:
+            named = "; ".join(f"{point_text(p)}: {row.text(v)}" for p, v in missed[:MOST_NAMED])
+            rest = len(missed) - MOST_NAMED
+            more = f"; and {rest} more" if rest > 0 else ""
+            lines.append(f"- {row.what}: {named}{more}")
+    if not lines:
+        return "Every point reaches what every point should."
+    return "\n".join(["Short of what every point should reach, the worst first:", "", *lines])
+
+
+def accuracy_text(result: dict[str, Any]) -> str:
+    """One line on the rule that every point is judged by."""
+    broken = [g["title"] for g in result["groups"] if g["broken"]]
+    tensors = sum(g["tensors"] for g in result["groups"])
+    worst = digits(max(g["worst"] for g in result["groups"]))
+    kept = f"broken by {', '.join(broken)}" if broken else "kept by every group"
+    return (
+        f"Accuracy (an error against float64 of at most twice torch's, tests/error_rule.py): {kept}"
+        f"; the worst of {tensors} tensors has {worst} times torch's error."
+    )

@@ -1,0 +1,188 @@
+"""The benchmark beside its groups: accuracy, instruction sets, threads, goals; tiny, but whole."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from benchmarks import (
+    accuracy,
+    goals,
+    interleave,
+    machine,
+    other_tables,
+    plots,
+    recurrence,
+    scaling,
+    threads,
+)
+from benchmarks.covering import Point
+from benchmarks.groups import all_groups
+from benchmarks.interleave import Case, Timing
+from benchmarks.roofline import Roof
+from benchmarks.run import rounded
+from benchmarks.scaling import Costs
+from benchmarks.tables import Result
+from tests.error_rule import Sample
+
+SMALL = {"H": 9, "E": 8, "B": 3, "T": 5}
+
+
+@pytest.mark.parametrize("name", ["lstm_training", "lstm_inference", "linear_cross_entropy"])
+def test_cases_hold_the_same_numbers_in_double(name: str) -> None:
+    """The float64 judge gets the very inputs and parameters that float32 gets: their results agree
+    as far as float32 reaches."""
+    group = all_groups()[name]
+    point = {"V": 11, "H": 13, "N": 40} if name == "linear_cross_entropy" else SMALL
+    single = accuracy.results(group, point, torch.float32, group.baselines[0])[0]
+    double = accuracy.results(group, point, torch.float64, group.baselines[0])[0]
+    assert {t.dtype for t in single} == {torch.float32}
+    assert {t.dtype for t in double} == {torch.float64}
+    for a, b in zip(single, double, strict=True):
+        torch.testing.assert_close(a.double(), b, rtol=1e-4, atol=1e-5)
+    assert torch.get_default_dtype() == torch.float32
+
+
+def test_accuracy_sees_a_wrong_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A gradient that is off by a thousandth breaks the rule; the right ones keep it."""
+    group = all_groups()["lstm_training"]
+    point = {**SMALL, "H": 40, "E": 40}
+    entry = accuracy.judge(group, point, Sample())
+    assert entry["worst"] < 3
+    assert entry["tensors"] == 6
+
+    right = accuracy.results
+
+    def wrong(*arguments: object) -> list[list[Tensor]]:
+        found = right(*arguments)  # type: ignore[arg-type]
+        if len(found) == 2:  # torch's and ours
+            found[1][2].mul_(1.001)
+        return found
+
+    monkeypatch.setattr(accuracy, "results", wrong)
+    with pytest.raises(AssertionError, match="gradient 2"):
+        accuracy.judge(group, point, Sample())
+
+
+def test_model_of_threads() -> None:
+    """Fixed costs stay, the rest is divided by the members as far as their items come out even,
+    and every barrier adds its wait."""
+    costs = Costs(fixed=1.0, wait={2: 0.01, 4: 0.02})
+    assert scaling.predicted("linear_cross_entropy", {"V": 9}, 5.0, 2, costs, "avx512") == 3.0
+    # 3 panels of 16 units: two members have 2 and 1.
+    point = {"H": 48, "E": 8, "B": 4, "T": 10}
+    assert scaling.imbalance(point, 2, "avx512") == pytest.approx(4 / 3)
+    assert scaling.imbalance(point, 2, "avx2") == 1.0
+    expected = 1.0 + 4.0 / 2 * 4 / 3 + 2 * 10 * 0.01
+    assert scaling.predicted("lstm_training", point, 5.0, 2, costs, "avx512") == pytest.approx(
+        expected
+    )
+    assert scaling.barriers("lstm_ragged", {**point, "L": 2, "bidirectional": 1}) == 80
+    assert scaling.slice_bytes({"H": 256, "T": 1}, 2) == 4 * 256 * 256 * 4 // 2
+    assert threads.counts_of(1) == [1]
+    assert threads.counts_of(6) == [1, 2, 4, 6]
+
+
+@pytest.mark.native
+def test_threads_are_measured_in_processes_of_their_own(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """One and two threads, in turns, to a result that the report draws."""
+    monkeypatch.setattr(threads, "GROUPS", ("embedding_gather",))
+    monkeypatch.setitem(threads.GRIDS, "embedding_gather", {"quick": [{"V": 8, "E": 4, "N": 100}]})
+    monkeypatch.setattr(threads, "ROUNDS", {"quick": 3})
+    monkeypatch.setattr(threads, "counts_of", lambda cores: [1, 2])
+    result = rounded(threads.measure("quick"))
+    (entry,) = result["points"]
+    assert entry["speedup"]["1"]["median"] == 1
+    assert set(entry["predicted"]) == set(result["wait_seconds"]) == {"2"}
+    assert "V 8, E 4, N 100" in other_tables.threads(result)
+    assert "8 threads, predicted" in other_tables.threads_by_group(result)
+    assert "A barrier costs" in other_tables.threads_text(result)
+    plots.draw_threads(result, tmp_path / "threads.png")
+    assert (tmp_path / "threads.png").stat().st_size > 1000
+
+
+@pytest.mark.native
+def test_instruction_sets_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each set that the machine has runs the same step, and the chosen one is back afterwards."""
+    from benchmarks import isas
+
+    before, seen = isas.library.isa(), []
+    group = all_groups()["embedding_gather"]
+
+    def spying(case: Case, *, budget: float) -> Timing:
+        for contestant in case.contestants:
+            forward = contestant.forward
+            contestant.forward = lambda i, forward=forward: (
+                forward(i),
+                seen.append(isas.library.isa()),
+            )
+        return interleave.measure(case, budget=budget, least_rounds=3, most_rounds=3)
+
+    monkeypatch.setattr(isas, "interleave", spying)
+    entry = isas.measure_point(group, {"V": 8, "E": 4, "N": 100}, 0.0)
+    assert set(seen) == set(entry["speed"]) == set(isas.library.available_isas())
+    assert isas.library.isa() == before
+    isa_result = {"isa": before, "points": [entry]}
+    assert "V 8, E 4, N 100" in other_tables.isas(isa_result)
+
+
+@pytest.mark.native
+def test_recurrent_products_are_counted() -> None:
+    """The rate is 8 T B H^2 flops a forward and 16 a backward, by torch.mm's in the same round."""
+    point: Point = {"H": 16, "B": 2, "T": 3}
+    case = recurrence.build(point)
+    case.contestants[2].step(0)
+    second = {"forward": [1.0], "backward": [1.0]}
+    timing = Timing({"torch.mm": second, "inference": second, "training": second})
+    parts = recurrence.shares(point, timing)
+    once = 8 * 3 * 2 * 16**2
+    assert parts["forward"]["flops_per_second"] == once
+    assert parts["backward"]["share"]["median"] == pytest.approx(2 * once / (2 * 2048**3))
+    text = other_tables.recurrence({"points": [{"point": point, "parts": parts}]})
+    assert "H 16, B 2, T 3" in text
+
+
+def test_goals_say_what_falls_short() -> None:
+    """Mean, worst point and floor against the goal, ✗ and the point by name where short of it."""
+
+    def entry(size: int, ratio: float, of_sum: float) -> Result:
+        def spread(value: float) -> dict[str, dict[str, float]]:
+            return {"backward": {"median": value, "q1": value, "q3": value}}
+
+        return {
+            "point": {"V": size},
+            "seconds": {"torch": spread(ratio), "sum": spread(of_sum), "fastchar": spread(1.0)},
+            "ratios": {"torch": spread(ratio), "sum": spread(of_sum)},
+        }
+
+    result = {
+        "group": "embedding_gradient",
+        "title": "Gradient",
+        "phase": "backward",
+        "baselines": ["torch", "torch.compile"],
+        "points": [entry(1, 36.0, 0.9), entry(2, 1.0, 0.9)],
+    }
+    rows = goals.all_rows([result], {})
+    lines = goals.goals_table(rows).splitlines()[2:]
+    assert lines == [
+        "| Gradient | ≥ 5× | 6.00× | ≥ 1.5× | 1.00× ✗ | 1 of 2 |",
+        "| Gradient, of sum's speed | ≥ 80 % | 90 % |  | 90 % |  |",
+    ]
+    assert goals.misses_text(rows).splitlines()[2:] == ["- Gradient: V 2: 1.00×"]
+    better = copy.deepcopy(result)
+    better["points"].pop()
+    assert "Every point" in goals.misses_text(goals.all_rows([better], {}))
+    assert set(goals.GOALS) < set(all_groups())
+
+
+def test_descriptions_are_of_this_machine() -> None:
+    """A roof and a description have what the tables read."""
+    described = machine.describe()
+    assert {"cores", "threads", "caches", "backends"} <= described.keys()
+    roof = Roof.measure(side=64, copy_bytes=2**16)
+    assert roof.flops_per_second > 0
+    assert roof.bytes_per_second > 0
