@@ -4,6 +4,7 @@ threads."""
 from typing import Any
 
 from . import scaling
+from .groups import all_groups
 from .tables import Result, binary_size, digits, duration, geometric_mean, point_text, table, times
 
 MORE = (4, 8, 16)  # counts of threads that are predicted where the machine does not have them
@@ -90,9 +91,11 @@ def threads(result: Result) -> str:
 
 def threads_by_group(result: Result) -> str:
     """Geometric means of a group's speed-ups: measured, predicted, and what more cores would give
-    if a barrier cost a larger team as much as it costs this machine's largest."""
+    if they had this machine's memory, and a barrier cost what it costs all of its cores."""
     largest = max(result["wait_seconds"], key=int)
     isa = result["machine"]["backends"]["cpu"]["isa"]
+    alone, most = (result["roofs"][n]["bytes_per_second"] for n in ("1", largest))
+    groups = all_groups()
     rows = []
     for name, entries in _by_group(result).items():
         row = [entries[0]["title"]]
@@ -101,11 +104,14 @@ def threads_by_group(result: Result) -> str:
             row.append(times(geometric_mean(e["predicted"][count] for e in entries)))
         for count in (count for count in MORE if count > int(largest)):
             costs = scaling.Costs(
-                result["fixed_seconds"][name], {count: result["wait_seconds"][largest]}
+                result["fixed_seconds"][name],
+                {count: result["wait_seconds"][largest]},
+                {1: alone, count: most},
             )
             ones = [(e["point"], e["seconds"]["1"]["median"]) for e in entries]
             values = [
-                one / scaling.predicted(name, point, one, count, costs, isa) for point, one in ones
+                one / scaling.predicted(groups[name], point, one, count, costs, isa)
+                for point, one in ones
             ]
             row.append(times(geometric_mean(values)))
         rows.append(row)

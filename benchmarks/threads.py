@@ -167,10 +167,12 @@ def measure(grid: str) -> dict[str, Any]:
         roofs = {str(count): ask(pipe, "roof") for count, pipe in pipes.items()}
         alone = {1: pipes[1]}
         fixed = {n: take_turns(alone, n, NOTHING[n], rounds).spread("1", "step") for n in GROUPS}
+        bandwidth = {count: roofs[str(count)]["bytes_per_second"] for count in pipes}
         wait = {count: measure_wait(pipes, count, rounds) for count in pipes if count > 1}
         for name, point in cases:
             timing = take_turns(pipes, name, point, rounds)
-            one, costs = timing.spread("1", "step").median, Costs(fixed[name].median, wait)
+            one = timing.spread("1", "step").median
+            costs = Costs(fixed[name].median, wait, bandwidth)
             entries.append(
                 {
                     "group": name,
@@ -179,7 +181,7 @@ def measure(grid: str) -> dict[str, Any]:
                     "seconds": {n: asdict(timing.spread(n, "step")) for n in timing.samples},
                     "speedup": {n: asdict(timing.ratio("1", n, "step")) for n in timing.samples},
                     "predicted": {
-                        str(n): one / scaling.predicted(name, point, one, n, costs, isa)
+                        str(n): one / scaling.predicted(groups[name], point, one, n, costs, isa)
                         for n in wait
                     },
                 }

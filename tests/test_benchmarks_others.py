@@ -67,18 +67,23 @@ def test_accuracy_sees_a_wrong_gradient(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_model_of_threads() -> None:
-    """Fixed costs stay, the rest is divided by the members as far as their items come out even,
-    and every barrier adds its wait."""
-    costs = Costs(fixed=1.0, wait={2: 0.01, 4: 0.02})
-    assert scaling.predicted("linear_cross_entropy", {"V": 9}, 5.0, 2, costs, "avx512") == 3.0
+    """Fixed costs stay, memory gives what its bandwidth does, the rest is divided by the members as
+    far as their items come out even, and every barrier adds its wait."""
+    groups = all_groups()
+    point = {"V": 9, "H": 9, "N": 9}
+    traffic = groups["linear_cross_entropy"].work(point).bytes
+    costs = Costs(fixed=1.0, wait={2: 0.01}, bandwidth={1: traffic / 2, 2: traffic})
+    # 1 fixed, 2 of memory at one thread's rate and 1 at two's, 2 of compute and 1 by two.
+    found = scaling.predicted(groups["linear_cross_entropy"], point, 5.0, 2, costs, "avx512")
+    assert found == pytest.approx(1 + 1 + 1)
     # 3 panels of 16 units: two members have 2 and 1.
     point = {"H": 48, "E": 8, "B": 4, "T": 10}
     assert scaling.imbalance(point, 2, "avx512") == pytest.approx(4 / 3)
     assert scaling.imbalance(point, 2, "avx2") == 1.0
+    costs = Costs(fixed=1.0, wait={2: 0.01}, bandwidth={1: 1e30, 2: 1e30})
     expected = 1.0 + 4.0 / 2 * 4 / 3 + 2 * 10 * 0.01
-    assert scaling.predicted("lstm_training", point, 5.0, 2, costs, "avx512") == pytest.approx(
-        expected
-    )
+    found = scaling.predicted(groups["lstm_training"], point, 5.0, 2, costs, "avx512")
+    assert found == pytest.approx(expected)
     assert scaling.barriers("lstm_ragged", {**point, "L": 2, "bidirectional": 1}) == 80
     assert scaling.slice_bytes({"H": 256, "T": 1}, 2) == 4 * 256 * 256 * 4 // 2
     assert threads.counts_of(1) == [1]
