@@ -138,6 +138,26 @@ def threads_text(result: Result) -> str:
     )
 
 
+def tried(result: Result) -> str:
+    """What was predicted and what was measured, in the order in which it was tried."""
+    rows = []
+    for entry in result["entries"]:
+        gains = f"{times(entry['least_gain'])} to {times(entry['most_gain'])}"
+        rows.append(
+            [
+                entry["what"],
+                entry["predicted"],
+                f"{entry['title']}, {entry['points']} points",
+                times(entry["ratio_before"]),
+                times(entry["ratio_after"]),
+                f"{times(entry['gain'])} ({gains})",
+                entry["note"],
+            ]
+        )
+    head = ("", "predicted", "measured on", "before", "after", "gain (least to most)", "")
+    return table(head, rows, right=len(head))
+
+
 def _by_group(result: Result) -> dict[str, list[dict[str, Any]]]:
     groups: dict[str, list[dict[str, Any]]] = {}
     for entry in result["points"]:

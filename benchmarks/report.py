@@ -76,6 +76,8 @@ def machine_section(name: str, results: dict[str, Result], images: Path) -> str:
         parts.append(tables.speed_table(results[SPEED]))
         parts.append(f"![Words a second](img/{name}-{SPEED}.png)")
     parts += other_sections(results, images, name)
+    if "tried" in results:
+        parts += [f"### {results['tried']['title']}", other_tables.tried(results["tried"])]
     for result in groups:
         parts += [f"### {result['title']}", tables.group_table(result)]
         parts.append(tables.group_text(result))
@@ -95,7 +97,7 @@ def newest(machines: dict[str, dict[str, Result]]) -> dict[str, Result]:
     """
 
     def rank(name: str) -> tuple[bool, str]:
-        described = [result["machine"] for result in machines[name].values()]
+        described = [r["machine"] for r in machines[name].values() if "machine" in r]
         return described[0]["name"] == name, max(m["date"] for m in described)
 
     return machines[max(machines, key=rank)]

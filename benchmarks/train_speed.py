@@ -34,7 +34,7 @@ from .twin import Pair, Twin, train
 OURS = "fastchar train"
 BATCH = 256
 BLOCK = 16  # batches; 4096 words
-ROUNDS = {"quick": 5, "full": 15}
+ROUNDS = {"quick": 5, "full": 9}
 
 Trained = Callable[[Sequence[Sequence[int]]], None]
 

@@ -1,6 +1,7 @@
 """The benchmark beside its groups: accuracy, instruction sets, threads, goals; tiny, but whole."""
 
 import copy
+import json
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from benchmarks import (
     recurrence,
     scaling,
     threads,
+    tried,
 )
 from benchmarks.covering import Point
 from benchmarks.groups import all_groups
@@ -149,6 +151,40 @@ def test_recurrent_products_are_counted() -> None:
     assert parts["backward"]["share"]["median"] == pytest.approx(2 * once / (2 * 2048**3))
     text = other_tables.recurrence({"points": [{"point": point, "parts": parts}]})
     assert "H 16, B 2, T 3" in text
+
+
+def test_what_was_tried_is_compared_with_what_was_predicted(tmp_path: Path) -> None:
+    """Two runs' ratios, at the points of both that the change concerns, and an entry for each try;
+    figures come from the files alone."""
+
+    def folder(name: str, ratios: dict[tuple[int, int], float]) -> str:
+        (tmp_path / name).mkdir()
+        points = [
+            {
+                "point": {"H": H, "L": L},
+                "seconds": {"packed": {"step": {"median": 1.0}}},
+                "ratios": {"packed": {"step": {"median": value}}},
+            }
+            for (H, L), value in ratios.items()
+        ]
+        result = {"group": "lstm_ragged", "phase": "step", "baselines": ["packed"]}
+        result |= {"points": points, "foreign_cores": 0.0, "machine": {"commit": name}}
+        (tmp_path / name / "lstm_ragged.json").write_text(json.dumps(result))
+        return str(tmp_path / name)
+
+    before = folder("a", {(8, 1): 2.0, (8, 2): 2.0, (16, 2): 4.0})
+    after = folder("b", {(8, 1): 9.0, (8, 2): 6.0, (16, 2): 16.0, (32, 2): 7.0})
+    arguments = ["A change", "--predicted=3 times", "--group=lstm_ragged", "--only=L=2"]
+    arguments += [f"--before={before}", f"--after={after}", f"--out={tmp_path}"]
+    for _ in range(2):
+        tried.main(arguments)
+    entries = json.loads((tmp_path / "tried.json").read_text())["entries"]
+    assert len(entries) == 2
+    line = other_tables.tried({"entries": entries}).splitlines()[-1]
+    assert line.startswith("| A change | 3 times |")
+    assert "2 points | 2.83× | 9.80× | 3.46× (3.00× to 4.00×)" in line
+    with pytest.raises(ValueError, match="no point"):
+        tried.main([*arguments, "--only=L=3"])
 
 
 def test_goals_say_what_falls_short() -> None:
