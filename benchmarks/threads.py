@@ -36,6 +36,7 @@ GROUPS = (
     "linear_cross_entropy",
 )
 ROUNDS = {"quick": 7, "full": 15}
+ROOF = {"side": 2048, "copy_bytes": 2**28}
 LEAST_SAMPLE = 5e-3  # seconds: a turn begins with threads that have slept
 
 # Points with next to nothing to do: what a call costs whatever its size.
@@ -76,7 +77,7 @@ def work(connection: Connection, count: int) -> None:
     while (request := connection.recv()) is not None:
         name, argument = request
         if name == "roof":
-            connection.send(asdict(Roof.measure()))
+            connection.send(asdict(Roof.measure(**argument)))
         elif name == "sample":
             total = 0.0
             for _ in range(argument + 1):
@@ -164,7 +165,7 @@ def measure(grid: str) -> dict[str, Any]:
     progress = Progress(len(cases))
     entries: list[dict[str, Any]] = []
     with workers(counts_of(described["cores"])) as pipes:
-        roofs = {str(count): ask(pipe, "roof") for count, pipe in pipes.items()}
+        roofs = {str(count): ask(pipe, "roof", ROOF) for count, pipe in pipes.items()}
         alone = {1: pipes[1]}
         fixed = {n: take_turns(alone, n, NOTHING[n], rounds).spread("1", "step") for n in GROUPS}
         bandwidth = {count: roofs[str(count)]["bytes_per_second"] for count in pipes}

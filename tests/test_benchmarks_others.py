@@ -100,6 +100,7 @@ def test_threads_are_measured_in_processes_of_their_own(
     monkeypatch.setattr(threads, "GROUPS", ("embedding_gather",))
     monkeypatch.setitem(threads.GRIDS, "embedding_gather", {"quick": [{"V": 8, "E": 4, "N": 100}]})
     monkeypatch.setattr(threads, "ROUNDS", {"quick": 3})
+    monkeypatch.setattr(threads, "ROOF", {"side": 64, "copy_bytes": 2**16})
     monkeypatch.setattr(threads, "counts_of", lambda cores: [1, 2])
     result = rounded(threads.measure("quick"))
     (entry,) = result["points"]
