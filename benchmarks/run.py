@@ -28,7 +28,7 @@ from .roofline import Roof
 
 RESULTS = Path(__file__).parent / "results"
 # Seconds a point is interleaved for, if five rounds do not take longer (`interleave.measure`).
-BUDGET = {"quick": 1.0, "full": 1.5}
+BUDGET = {"quick": 1.0, "full": 1.2}
 # What is measured in another way than a group of contestants: modules with a `measure(grid)`.
 OTHERS = ("train_speed", "recurrence", "isas", "accuracy", "threads")
 NATIVE = ("recurrence", "isas", "threads")  # of these, what needs the kernels

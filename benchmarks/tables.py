@@ -167,7 +167,7 @@ def compile_text(result: Result) -> str:
     failed = {e.get("failed", {}).get("torch.compile") for e in result["points"]} - {None}
     parts = []
     if seconds:
-        span = f"{duration(seconds[0])} to {duration(seconds[-1])}"
+        span = " to ".join(dict.fromkeys((duration(seconds[0]), duration(seconds[-1]))))
         parts.append(f"torch.compile's first steps took {span}, in no timing.")
     parts += [f"torch.compile failed: {error}." for error in sorted(map(str, failed))]
     return " ".join(parts)
