@@ -14,8 +14,8 @@ STABLE_TORCH_LIBRARY(fastchar, m) {
   m.def(
       "lstm_cell_backward(Tensor? grad_h, Tensor? grad_c, Tensor act, Tensor c, Tensor c_new) "
       "-> (Tensor grad_gates, Tensor grad_c_prev)");
-  // The step with its products. Gradients of the weights are products over all steps of a loop:
-  // see fastchar/step.py. grad_x and grad_h have no elements where they are not needed.
+  // The step with its products. grad_x and grad_h have no elements where they are not needed.
+  // A weight's gradient is one product over the rows of all steps: see fastchar/steps.py.
   m.def(
       "lstm_step(Tensor x, Tensor h, Tensor c, Tensor w_ih, Tensor w_hh, Tensor? b_ih, "
       "Tensor? b_hh) -> (Tensor h_new, Tensor c_new, Tensor act)");
@@ -23,6 +23,7 @@ STABLE_TORCH_LIBRARY(fastchar, m) {
       "lstm_step_backward(Tensor? grad_h_new, Tensor? grad_c_new, Tensor act, Tensor c, "
       "Tensor c_new, Tensor w_ih, Tensor w_hh, bool need_x, bool need_h) "
       "-> (Tensor grad_gates, Tensor grad_x, Tensor grad_h, Tensor grad_c)");
+  m.def("lstm_step_weight_grad(Tensor grad_gates, Tensor rows) -> Tensor");
   m.def(
       "lstm_sequence(Tensor gates, Tensor? ids, Tensor w_hh, Tensor h0, Tensor c0, "
       "Tensor? lengths, bool reverse, bool save) "

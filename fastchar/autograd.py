@@ -136,10 +136,24 @@ def _step_backward(ctx: Any, *grads: Tensor | None) -> Grads:
     x, h, c, w_ih, w_hh, c_new, act = ctx.saved_tensors
     need_x, need_h = ctx.needs_input_grad[:2]
     gates, grad_x, grad_h, grad_c = step_gradients(grads, act, c, c_new, w_ih, w_hh, need_x, need_h)
-    bias = gates.sum(0)
-    needs = ctx.needs_input_grad[5:]
-    biases = [b.clone() if need else None for b, need in zip((bias, bias), needs, strict=True)]
-    return grad_x, grad_h, grad_c, gates.t() @ x, gates.t() @ h, *biases
+    return grad_x, grad_h, grad_c, *step_weight_gradients(gates, x, h, ctx.needs_input_grad[3:])
+
+
+def step_weight_gradients(
+    gates: Tensor, x: Tensor, h: Tensor, needs: tuple[bool, ...]
+) -> tuple[Tensor | None, ...]:
+    """Of w_ih [4H,E], w_hh [4H,H] and the biases [4H], from rows of any number of steps.
+
+    gates [N,4H] are the gradients of the pre-activations, x [N,E] and h [N,H].
+    """
+    if torch.is_grad_enabled():
+        products = [gates.t() @ x if needs[0] else None, gates.t() @ h if needs[1] else None]
+    else:
+        products = [
+            _lstm_step_weight_grad(gates, rows) if need else None
+            for rows, need in zip((x, h), needs[:2], strict=True)
+        ]
+    return (*products, *(gates.sum(0) if need else None for need in needs[2:]))
 
 
 def step_gradients(
@@ -325,5 +339,6 @@ def _last(name: str) -> Call:
 
 _lstm_cell_backward = _last("lstm_cell_backward")
 _lstm_step_backward = _last("lstm_step_backward")
+_lstm_step_weight_grad = _last("lstm_step_weight_grad")
 _lstm_sequence_backward = _last("lstm_sequence_backward")
 _linear_cross_entropy_backward = _last("linear_cross_entropy_backward")

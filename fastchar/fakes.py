@@ -60,6 +60,11 @@ def _(
     return new(B, 4 * H), of_x, of_h, new(B, H)
 
 
+@register_fake("fastchar::lstm_step_weight_grad")
+def _(grad_gates: Tensor, rows: Tensor) -> Tensor:
+    return rows.new_empty(grad_gates.shape[1], rows.shape[1])
+
+
 @register_fake("fastchar::lstm_sequence")
 def _(
     gates: Tensor,

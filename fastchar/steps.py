@@ -15,10 +15,16 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from fastchar.autograd import Grads, bare_apply, direct, recorded, step_gradients
+from fastchar.autograd import (
+    Grads,
+    bare_apply,
+    direct,
+    recorded,
+    step_gradients,
+    step_weight_gradients,
+)
 
 _step = direct("lstm_step")
-_DEPTH = 32  # rows of a product, at least
 Output = tuple[Tensor, Tensor, Tensor]  # h', c' [B,H], act [B,4H]
 
 
@@ -41,24 +47,7 @@ class _Weights(Function):
         if rows is None:  # no step got a gradient
             return (None,) * 4
         gates, x, h = (torch.cat(parts) for parts in zip(*rows, strict=True))
-        # As many rows at once as a step has: a longer sum would round more than autograd's.
-        depth = max(_DEPTH, rows[0][0].shape[0])
-        of_w_ih, of_w_hh, of_b_ih, of_b_hh = ctx.needs_input_grad
-        return (
-            _summed_products(gates, x, depth) if of_w_ih else None,
-            _summed_products(gates, h, depth) if of_w_hh else None,
-            gates.sum(0) if of_b_ih else None,
-            gates.sum(0) if of_b_hh else None,
-        )
-
-
-def _summed_products(gates: Tensor, rows: Tensor, depth: int) -> Tensor:
-    """gates^T rows: [N,4H], [N,K] -> [4H,K], in pieces of `depth` of the N rows."""
-    first, *others = zip(gates.split(depth), rows.split(depth), strict=True)
-    total = first[0].t() @ first[1]
-    for piece, its_rows in others:
-        total = total.addmm_(piece.t(), its_rows)
-    return total
+        return step_weight_gradients(gates, x, h, ctx.needs_input_grad)
 
 
 class _Loop:

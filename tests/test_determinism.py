@@ -64,6 +64,7 @@ def every_op(V: int, E: int, H: int, T: int, B: int) -> list[Tensor]:
     h, c, act = ops.lstm_step(real(B, E), real(B, H), c0, *weights, real(4 * H), None)
     grads = real(B, H), real(B, H)
     out += [h, c, act, *ops.lstm_step_backward(*grads, act, c0, c, *weights, True, True)]
+    out += [ops.lstm_step_weight_grad(real(T * B, 4 * H), real(T * B, E))]
 
     w_hh, h0 = real(4 * H, H) / H**0.5, real(B, H)
     lengths = torch.randint(0, T + 1, (B,), generator=g)

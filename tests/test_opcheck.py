@@ -36,6 +36,7 @@ def samples() -> list[tuple[str, tuple[object, ...]]]:
                                 real(4 * H, E), start[0], True, False)),
         ("lstm_step_backward", (None, real(B, H), real(B, 4 * H), real(B, H), real(B, H),
                                 real(4 * H, E), start[0], False, True)),
+        ("lstm_step_weight_grad", (real(B, 4 * H), real(B, E))),
         ("lstm_sequence", (real(T, B, 4 * H, grad=True), None, *sequence, None, False, True)),
         ("lstm_sequence", (real(V, 4 * H, grad=True), ids, *sequence, lengths, True, True)),
         ("lstm_sequence", (real(V, 4 * H), ids, *start, None, False, False)),

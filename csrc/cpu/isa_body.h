@@ -15,6 +15,7 @@ namespace {
 #include "loss.h"
 #include "cell.h"
 #include "step.h"
+#include "step_weight_grad.h"
 #include "lstm_tile.h"
 #include "lstm_forward.h"
 #include "lstm_weight_grad.h"
@@ -30,6 +31,7 @@ constexpr KernelTable<T> make_table() {
       lstm_cell_backward<T>,
       lstm_step<T>,
       lstm_step_backward<T>,
+      lstm_step_weight_grad<T>,
       lstm_forward<T>,
       lstm_backward<T>,
       linear_cross_entropy<T>,

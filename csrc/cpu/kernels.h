@@ -92,6 +92,22 @@ struct LstmStepBackwardParams {
   int64_t E;
 };
 
+// grad_weight = grad_gates^T @ rows, over the N rows of all steps of a loop.
+template <class T>
+struct LstmStepWeightGradParams {
+  const T* grad_gates;  // [N, M], M = 4H
+  const T* rows;        // [N, K]: x or h, K = E or H
+  T* grad_weight;       // [M, K]
+  T* packed;            // step_weight_grad_scratch(K) elements
+  int64_t N, M, K;      // N > 0
+};
+
+// Rows in a block of that product, and its panels' elements for any instruction set.
+constexpr int64_t kStepGradBlock = 256;
+constexpr int64_t step_weight_grad_scratch(int64_t K) {
+  return (K + 63) / 64 * 64 * kStepGradBlock;
+}
+
 // A whole sequence in one call.
 template <class T>
 struct LstmSequenceParams {
@@ -188,6 +204,7 @@ struct KernelTable {
   void (*lstm_cell_backward)(const LstmCellBackwardParams<T>&, const Team&);
   void (*lstm_step)(const LstmStepParams<T>&, const Team&);
   void (*lstm_step_backward)(const LstmStepBackwardParams<T>&, const Team&);
+  void (*lstm_step_weight_grad)(const LstmStepWeightGradParams<T>&, const Team&);
   void (*lstm_forward)(const LstmSequenceParams<T>&, const Team&);
   void (*lstm_backward)(const LstmSequenceBackwardParams<T>&, const Team&);
   void (*linear_cross_entropy)(const LinearCrossEntropyParams<T>&, const Team&);
