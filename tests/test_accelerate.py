@@ -60,13 +60,8 @@ def test_idempotent_and_said(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_a_bare_module_and_what_is_left_alone() -> None:
-    """The model may be the LSTM itself; subclasses and replaced forwards are the user's."""
-
-    class Mine(nn.LSTM):
-        pass
-
+    """The model may be the LSTM itself; a replaced forward is the user's."""
     assert type(fastchar.accelerate(nn.LSTM(2, 3))) is fastchar.LSTM
-    assert type(fastchar.accelerate(Mine(2, 3))) is Mine
     patched = nn.LSTM(2, 3)
     patched.forward = lambda x: x  # type: ignore[method-assign]
     assert type(fastchar.accelerate(patched)) is nn.LSTM

@@ -9,6 +9,7 @@ from torch.nn.utils import parametrize
 from fastchar.nn.embedding import Embedding
 from fastchar.nn.lstm import LSTM
 from fastchar.nn.lstm_cell import LSTMCell
+from fastchar.nn.subclasses import accelerated
 
 log = logging.getLogger("fastchar")
 
@@ -21,9 +22,10 @@ def accelerate(model: M) -> M:
 
     Each module stays the same object with another class, so parameters, hooks, training mode,
     sharing and whatever else refers to it stay as they are; a model that is itself one of the
-    three is turned too. A second call changes nothing. Left alone are user subclasses and modules
-    whose `forward` was replaced: their code is theirs. The changes are logged, one line each, to
-    the logger "fastchar" at level INFO.
+    three is turned too. Of a user's subclass the `super().forward` becomes ours, and the rest, with
+    `isinstance` and pickle, stays; it is left alone where it overrides more of torch's class than
+    `forward`, as is a module whose `forward` was replaced. A second call changes nothing. The
+    changes are logged, one line each, to the logger "fastchar" at level INFO.
     """
     for name, module in model.named_modules():
         before = type(module)
@@ -43,4 +45,6 @@ def convert(module: M) -> M:
         # torch gave the module a class of its own, which holds the parametrized properties.
         body = {k: v for k, v in vars(cls).items() if k not in ("__dict__", "__weakref__")}
         module.__class__ = type(cls.__name__, (OURS[cls.__base__],), body)
+    elif not parametrize.is_parametrized(module):
+        module.__class__ = accelerated(module) or cls
     return module
