@@ -1,4 +1,4 @@
-"""`python -m benchmarks.report`: docs/performance.md, its pictures and the README's table.
+"""`python -m benchmarks.report`: docs/performance.md, its pictures and the tables in other pages.
 
 Only the text between `<!-- begin NAME -->` and `<!-- end NAME -->` is replaced, all of it computed
 from the files in benchmarks/results/.
@@ -11,7 +11,7 @@ from . import goals, other_tables, plots, tables
 from .groups import all_groups
 from .machine import ROOT
 from .run import RESULTS
-from .tables import SPEED, Result
+from .tables import SPEED, THIRD_PARTY, Result
 
 DOCS = ROOT / "docs"
 
@@ -90,6 +90,11 @@ def readme_summary(results: dict[str, Result]) -> str:
     return "\n\n".join([*speed, summary(results)])
 
 
+def third_party(result: Result) -> str:
+    """Other packages' models before and after accelerate."""
+    return f"{tables.third_party_table(result)}\n\n{tables.third_party_text(result)}"
+
+
 def newest(machines: dict[str, dict[str, Result]]) -> dict[str, Result]:
     """The results of the machine that was measured last, in its own folder if there is such a one.
 
@@ -110,7 +115,7 @@ def rewrite(path: Path, name: str, content: str) -> None:
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description=__doc__)
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the machines")
-    parser.add_argument("--docs", type=Path, default=DOCS, help="folder of performance.md")
+    parser.add_argument("--docs", type=Path, default=DOCS, help="folder of the pages")
     parser.add_argument("--readme", type=Path, default=ROOT / "README.md")
     options = parser.parse_args(arguments)
 
@@ -120,7 +125,10 @@ def main(arguments: list[str] | None = None) -> None:
         machine_section(name, results, options.docs / "img") for name, results in machines.items()
     ]
     rewrite(options.docs / "performance.md", "results", "\n\n".join(sections))
-    rewrite(options.readme, "summary", readme_summary(newest(machines)))
+    shown = newest(machines)
+    rewrite(options.readme, "summary", readme_summary(shown))
+    if THIRD_PARTY in shown:
+        rewrite(options.docs / "drop-in.md", "third-party", third_party(shown[THIRD_PARTY]))
 
 
 if __name__ == "__main__":

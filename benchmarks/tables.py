@@ -11,6 +11,8 @@ Result = dict[str, Any]
 
 # The result that is no group of the grid: whole training runs.
 SPEED = "train_speed"
+# Nor this: examples/third_party.py.
+THIRD_PARTY = "third_party"
 
 
 @dataclass(frozen=True)
@@ -182,12 +184,16 @@ def machine_title(result: Result) -> str:
 
 def machine_text(result: Result) -> str:
     """Where, when and with what a group was measured."""
-    m = result["machine"]
+    return f"{machine_facts(result['machine'])} Grid: {result['grid']}."
+
+
+def machine_facts(m: dict[str, Any]) -> str:
+    """The machine, the versions and the day."""
     caches = ", ".join(f"{name} {binary_size(size)}" for name, size in m["caches"].items())
     return (
         f"{m['cpu']}, {m['cores']} cores, {caches}; {m['threads']} threads; torch {m['torch']} "
         f"({m['torch_isa']}), Python {m['python']}, fastchar {m['fastchar']} at {m['commit']}, "
-        f"{m['date'][:10]}. Grid: {result['grid']}."
+        f"{m['date'][:10]}."
     )
 
 
@@ -224,3 +230,35 @@ def speed_table(result: Result) -> str:
         )
     head = ("trainer", "words/s", "quartiles", f"{result['ours']} against it")
     return table(head, rows, right=1)
+
+
+def third_party_table(result: Result) -> str:
+    """Other packages' models: a step's time before and after accelerate, and the errors' ratio."""
+    rows = []
+    for model in result["models"]:
+        row = [model["model"]]
+        for phase in ("training", "inference"):
+            seconds, versus = model[phase]["seconds"], model[phase]["ratio"]
+            row += [duration(spread["median"]) for spread in seconds.values()]
+            row.append(
+                f"**{times(versus['median'])}** ({digits(versus['q1'])} to {digits(versus['q3'])})"
+            )
+        error = model["relative_error"]["gradient"]
+        row.append(" and ".join(f"{error[name]:.1e}" for name in seconds))
+        rows.append(row)
+    head = ["model", "training, torch", "accelerated", "ratio", "inference, torch", "accelerated"]
+    return table([*head, "ratio", "error of the gradient"], rows, right=1)
+
+
+def third_party_text(result: Result) -> str:
+    """What the table rests on."""
+    packages = ", ".join(f"{name} {version}" for name, version in result["packages"].items())
+    rounds = sorted(
+        model[p]["rounds"] for model in result["models"] for p in ("training", "inference")
+    )
+    return (
+        f"{packages}; {machine_facts(result['machine'])} Median times of a step over "
+        f"{rounds[0]} to {rounds[-1]} interleaved rounds, quartiles of the ratio in brackets; the "
+        "error is relative, against a float64 copy, torch's and ours. "
+        f"Made by `{result['command']}`."
+    )

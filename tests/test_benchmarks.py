@@ -284,6 +284,18 @@ def test_report_arithmetic(measured: tables.Result) -> None:
     assert [tables.duration(s) for s in (1.2, 0.0305, 41.2e-6)] == ["1.20 s", "30.5 ms", "41.2 us"]
 
 
+def third_party_models() -> tables.Result:
+    """What examples/third_party.py writes, of one model."""
+    phase = {
+        "rounds": 5,
+        "seconds": {"torch": {"median": 3e-3}, "fastchar": {"median": 2e-3}},
+        "ratio": {"median": 1.5, "q1": 1.4, "q3": 1.6},
+    }
+    error = {"gradient": {"torch": 1.2e-7, "fastchar": 3.4e-7}}
+    model = {"model": "a model", "training": phase, "inference": phase, "relative_error": error}
+    return {"packages": {"package": "1.0"}, "models": [model]}
+
+
 def test_report_fills_in_between_the_markers(measured: tables.Result, tmp_path: Path) -> None:
     """From a folder of JSON: docs, pictures and README, and no word outside the markers changed;
     a second run changes nothing."""
@@ -320,6 +332,14 @@ def test_report_fills_in_between_the_markers(measured: tables.Result, tmp_path: 
     assert "**4.00×**" in shown
     report.main(arguments)
     assert (docs / "performance.md").read_text() == text
+    third = {"machine": measured["machine"], "group": tables.THIRD_PARTY, "command": "python -m x"}
+    (machine / "third_party.json").write_text(json.dumps(third | third_party_models()))
+    (docs / "drop-in.md").write_text("A<!-- begin third-party --><!-- end third-party -->Z")
+    report.main(arguments)
+    shown = (docs / "drop-in.md").read_text()
+    assert "| a model | 3.00 ms | 2.00 ms | **1.50×** (1.40 to 1.60) |" in shown
+    assert "| 1.2e-07 and 3.4e-07 |" in shown
+    assert "over 5 to 5 interleaved rounds" in shown
     with pytest.raises(ValueError, match="end summary"):
         report.replace_between("<!-- begin summary -->", "summary", "")
 
