@@ -4,6 +4,8 @@ import pytest
 import torch
 from torch.library import opcheck
 
+import fastchar.ops  # noqa: F401  (registers what is checked)
+
 T, B, E, H, V = 4, 3, 5, 6, 7
 
 
