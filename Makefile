@@ -7,11 +7,12 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --disable-pip-version-check --quiet
 
-.PHONY: help build demo test lint format bench gpu-check clean
+.PHONY: help build demo test test-versions lint format bench gpu-check clean
 
 help:
 	@echo "make demo    train a grapheme-to-phoneme model on the CMU dictionary (about 8 minutes)"
 	@echo "make test    build and run the tests"
+	@echo "make test-versions  build and test with each interpreter of PYTHONS, loading each other's library"
 	@echo "make lint    ruff, mypy and clang-format"
 	@echo "make format  rewrite the sources the way make lint wants them"
 	@echo "make bench   run the benchmarks and rebuild docs/performance.md from them"
@@ -35,6 +36,12 @@ demo: build
 
 test: build
 	$(BIN)/python -m pytest
+
+# PYTHONS: interpreters, the first with torch and the test tools beside it; HEADERS: unpacked torch
+# wheels of versions that this machine can't run.
+PYTHONS ?= $(BIN)/python
+test-versions: build
+	$(BIN)/python tests/versions.py $(PYTHONS) $(addprefix --headers=,$(HEADERS))
 
 CPP = $(shell git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' 'csrc/*.cuh')
 
