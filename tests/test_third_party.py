@@ -1,4 +1,4 @@
-"""Models of packages on PyPI run unchanged after accelerate, right by the error rule."""
+"""Models of other packages run unchanged after accelerate, right by the error rule."""
 
 import copy
 import importlib.util
