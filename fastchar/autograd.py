@@ -192,9 +192,7 @@ def step_gradients(
 
 
 def _sequence_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    gates, ids, w_hh, h0, c0, lengths, ctx.reverse, save = inputs
-    if not save:
-        raise ValueError("fastchar::lstm_sequence: gradients need save=True, got False")
+    gates, ids, w_hh, h0, c0, lengths, ctx.reverse, ctx.saved = inputs
     y, _, _, act, cell = output
     # Not gates.shape[0] = T where there is no table: an int argument would fix T for the compiler.
     ctx.num_rows = 0 if ids is None else gates.shape[0]
@@ -210,6 +208,8 @@ def _sequence_backward(
     grad_act: Tensor | None,
     grad_cell: Tensor | None,
 ) -> Grads:
+    if not ctx.saved:  # not earlier: graphs made under no_grad are run with gradients enabled too
+        raise ValueError("fastchar::lstm_sequence: gradients need save=True, got False")
     ids, w_hh, h0, c0, lengths, y, act, cell = ctx.saved_tensors
     if not torch.is_grad_enabled() and grad_act is None and grad_cell is None:
         grad_gates, grad_w_hh, grad_h0, grad_c0 = _lstm_sequence_backward(
@@ -272,9 +272,7 @@ def _loss_backward(ctx: Any, grad_loss: Tensor | None) -> Grads:
 
 
 def _reduced_loss_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    *tensors, ctx.ignore_index, ctx.label_smoothing, ctx.mean, grad = inputs
-    if not grad:
-        raise ValueError("fastchar::linear_cross_entropy_reduced: gradients need grad=True")
+    *tensors, ctx.ignore_index, ctx.label_smoothing, ctx.mean, ctx.grad = inputs
     ctx.save_for_backward(*tensors, *output[1:])
     ctx.mark_non_differentiable(*output[1:])
     ctx.set_materialize_grads(False)
@@ -283,6 +281,8 @@ def _reduced_loss_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor,
 def _reduced_loss_backward(ctx: Any, grad_loss: Tensor | None, *_: None) -> Grads:
     if grad_loss is None:
         return (None,) * 9
+    if not ctx.grad:
+        raise ValueError("fastchar::linear_cross_entropy_reduced: gradients need grad=True")
     input, weight, bias, target, class_weight, *grads = ctx.saved_tensors
     if torch.is_grad_enabled():
         by_token = grad_loss.expand(target.shape)
