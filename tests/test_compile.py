@@ -1,5 +1,7 @@
 """torch.compile(fullgraph=True), dynamic sizes, torch.export, meta and fake tensors."""
 
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +12,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import fastchar
 from fastchar import functional
+
+
+# What Inductor and AOTInductor look for first.
+CXX = any(shutil.which(name) for name in ("g++", "clang++", "c++"))
 
 
 class Tagger(nn.Module):
@@ -66,15 +72,93 @@ def test_new_sizes_do_not_recompile() -> None:
     assert counter.frame_count <= 3
 
 
+class Encoder(nn.Module):
+    """The folded LSTM and, on its output, the plain one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folded = fastchar.EmbeddingLSTM(11, 6, 8, bidirectional=True)
+        self.lstm = fastchar.LSTM(16, 8)
+
+    def forward(self, ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        y, _ = self.folded(ids, lengths=lengths)
+        z, (h, c) = self.lstm(y)
+        return z, h, c
+
+
+def batch(T: int, B: int) -> tuple[Tensor, Tensor]:
+    return torch.randint(11, (T, B)), torch.randint(1, T + 1, (B,))
+
+
+def exported(model: nn.Module) -> torch.export.ExportedProgram:
+    T, B = torch.export.Dim("T", min=3, max=500), torch.export.Dim("B", min=4, max=500)
+    sizes = {"ids": {0: T, 1: B}, "lengths": {0: B}}
+    return torch.export.export(model, batch(7, 5), dynamic_shapes=sizes)
+
+
 @pytest.mark.native
-def test_export_round_trip() -> None:
-    """torch.export with dynamic T and B gives a program that runs at other sizes."""
-    model = fastchar.EmbeddingLSTM(11, 6, 16, 2, bidirectional=True).eval()
+@pytest.mark.parametrize("recorded", [True, False])
+def test_export_round_trip(recorded: bool, tmp_path: Path) -> None:
+    """An exported program, saved and loaded, runs at other T and B, with gradients on and off.
+
+    Exported with gradients recorded it trains too; without, a backward says why it can't.
+    """
+    model = Encoder()
+    with torch.set_grad_enabled(recorded):
+        torch.export.save(exported(model), tmp_path / "model.pt2")
+    program = torch.export.load(tmp_path / "model.pt2").module()
+    for T, B in ((13, 4), (7, 5), (40, 9)):
+        inputs = batch(T, B)
+        for a, b in zip(program(*inputs), model(*inputs), strict=True):
+            torch.testing.assert_close(a, b)
+    if not recorded:
+        with pytest.raises(ValueError, match="gradients need save=True"):
+            program(*inputs)[0].sum().backward()
+        return
+    program(*inputs)[0].sum().backward()
+    model(*inputs)[0].sum().backward()
+    grads = dict(program.named_parameters())
+    for name, p in model.named_parameters():
+        torch.testing.assert_close(grads[name].grad, p.grad)
+
+
+@pytest.mark.native
+@pytest.mark.skipif(not CXX, reason="no C++ compiler")
+def test_the_default_compiler_trains() -> None:
+    """Optimizer steps of the graph that Inductor makes end where those of eager do."""
     ids = torch.randint(11, (7, 5))
-    dims = {0: torch.export.Dim("T", min=3, max=500), 1: torch.export.Dim("B", min=4, max=500)}
-    program = torch.export.export(model, (ids,), dynamic_shapes={"ids": dims})
-    other = torch.randint(11, (13, 4))
-    torch.testing.assert_close(program.module()(other), model(other))
+    ends = []
+    for compiled in (False, True):
+        torch.manual_seed(1)
+        model = fastchar.EmbeddingLSTM(11, 6, 8)
+        call = torch.compile(model, fullgraph=True) if compiled else model
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        for _ in range(3):
+            optimizer.zero_grad()
+            call(ids)[0].square().sum().backward()
+            optimizer.step()
+        ends.append([p.detach() for p in model.parameters()])
+    for a, b in zip(*ends, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.native
+@pytest.mark.skipif(not CXX, reason="no C++ compiler")
+def test_ahead_of_time_compilation_round_trip(tmp_path: Path) -> None:
+    """AOTInductor's package, loaded, gives the same at other T and B."""
+    model = Encoder()
+    with torch.no_grad():
+        program = exported(model)
+    package = torch._inductor.aoti_compile_and_package(
+        program,
+        package_path=str(tmp_path / "model.pt2"),
+        inductor_configs={"aot_inductor.compile_wrapper_opt_level": "O0"},
+    )
+    loaded = torch._inductor.aoti_load_package(package)
+    for T, B in ((13, 4), (7, 5), (40, 9)):
+        inputs = batch(T, B)
+        for a, b in zip(loaded(*inputs), model(*inputs), strict=True):
+            torch.testing.assert_close(a, b)
 
 
 @pytest.mark.native
