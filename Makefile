@@ -7,12 +7,13 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --disable-pip-version-check --quiet
 
-.PHONY: help build demo test test-versions lint format bench gpu-check clean
+.PHONY: help build demo test test-fallbacks test-versions lint format bench gpu-check clean
 
 help:
 	@echo "make demo    train a grapheme-to-phoneme model on the CMU dictionary (about 8 minutes)"
 	@echo "make test    build and run the tests"
 	@echo "make test-versions  build and test with each interpreter of PYTHONS, loading each other's library"
+	@echo "make test-fallbacks  run them without the kernels: switched off, and not built"
 	@echo "make lint    ruff, mypy and clang-format"
 	@echo "make format  rewrite the sources the way make lint wants them"
 	@echo "make bench   run the benchmarks and rebuild docs/performance.md from them"
@@ -42,6 +43,9 @@ test: build
 PYTHONS ?= $(BIN)/python
 test-versions: build
 	$(BIN)/python tests/versions.py $(PYTHONS) $(addprefix --headers=,$(HEADERS))
+test-fallbacks: build
+	FASTCHAR_BACKEND=reference $(BIN)/python -m pytest
+	PYTHONPATH=$(CURDIR)/tests/without_extension $(BIN)/python -m pytest
 
 CPP = $(shell git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' 'csrc/*.cuh')
 

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -23,13 +24,19 @@ torch.testing.assert_close(e(ids, lengths=torch.tensor([5, 2])), e.lstm(
 m(x)[0].sum().backward()
 print(fastchar.backends()["backend"], fastchar.backends().get("cpu", {}).get("isa"))
 """
-# An import of fastchar._C that fails as it does where it was not built.
-ABSENT = "import sys; sys.modules['fastchar._C'] = None\n"
+ASK = "import fastchar; fastchar.backends()"
+TESTS = Path(__file__).parent
+# An import of fastchar._C fails as it does where it was not built.
+ABSENT = {
+    "PYTHONPATH": os.pathsep.join(
+        [str(TESTS / "without_extension"), str(TESTS.parent), os.environ.get("PYTHONPATH", "")]
+    )
+}
 
 
-def python(code: str, **env: str) -> subprocess.CompletedProcess[str]:
+def python(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", code],
+        [sys.executable, *arguments],
         env={**os.environ, "FASTCHAR_BACKEND": "", **env},
         capture_output=True,
         text=True,
@@ -39,7 +46,7 @@ def python(code: str, **env: str) -> subprocess.CompletedProcess[str]:
 
 def test_absent_extension_warns_once_and_is_right() -> None:
     """One warning, naming the command that builds; the numbers are torch's."""
-    done = python(ABSENT + SAME_AS_TORCH)
+    done = python("-c", SAME_AS_TORCH, **ABSENT)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["reference", "None"]
     assert done.stderr.count("UserWarning") == 1
@@ -47,21 +54,32 @@ def test_absent_extension_warns_once_and_is_right() -> None:
 
 
 def test_forced_reference_is_silent_and_right() -> None:
-    done = python(SAME_AS_TORCH, FASTCHAR_BACKEND="reference")
+    done = python("-c", SAME_AS_TORCH, FASTCHAR_BACKEND="reference")
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["reference", "None"]
     assert done.stderr == ""
 
 
 def test_native_asked_for_but_absent_is_an_error() -> None:
-    done = python(ABSENT + "import fastchar; fastchar.backends()", FASTCHAR_BACKEND="native")
+    done = python("-c", ASK, FASTCHAR_BACKEND="native", **ABSENT)
     assert done.returncode != 0
     assert "ImportError" in done.stderr or "ModuleNotFoundError" in done.stderr
 
 
 def test_unknown_backend_is_an_error_that_names_the_choices() -> None:
-    done = python("import fastchar; fastchar.backends()", FASTCHAR_BACKEND="cuda")
+    done = python("-c", ASK, FASTCHAR_BACKEND="cuda")
     assert "FASTCHAR_BACKEND: expected native or reference, got 'cuda'" in done.stderr
+
+
+@pytest.mark.parametrize("env", [{"FASTCHAR_BACKEND": "reference"}, ABSENT], ids=["reference", "absent"])
+def test_the_suite_passes_without_the_kernels(env: dict[str, str]) -> None:
+    """A part of it here, `make test-fallbacks` runs all; it says which backend ran, and why."""
+    files = ("test_drop_in_state.py", "test_accelerate.py", "test_parity_embedding.py")
+    done = python("-m", "pytest", "-rs", *(str(TESTS / name) for name in files), **env)
+    assert done.returncode == 0, done.stdout
+    assert "'backend': 'reference', 'reason': '" in done.stdout
+    assert env.get("FASTCHAR_BACKEND", "import of fastchar._C halted") in done.stdout
+    assert " passed" in done.stdout
 
 
 @pytest.mark.native
@@ -69,9 +87,9 @@ def test_forced_instruction_set() -> None:
     """FASTCHAR_CPU_ISA takes each set that the machine has, and names them for a wrong one."""
     available = fastchar.backends()["cpu"]["available"]
     for isa in available:
-        done = python(SAME_AS_TORCH, FASTCHAR_CPU_ISA=isa)
+        done = python("-c", SAME_AS_TORCH, FASTCHAR_CPU_ISA=isa)
         assert done.stdout.split() == ["native", isa], done.stderr
-    done = python("import fastchar; fastchar.backends()", FASTCHAR_CPU_ISA="mmx")
+    done = python("-c", ASK, FASTCHAR_CPU_ISA="mmx")
     assert done.returncode != 0
     assert all(isa in done.stderr for isa in [*available, "mmx"])
 
