@@ -13,7 +13,6 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 import fastchar
 from fastchar import functional
 
-
 # What Inductor and AOTInductor look for first.
 CXX = any(shutil.which(name) for name in ("g++", "clang++", "c++"))
 

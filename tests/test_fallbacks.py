@@ -71,7 +71,9 @@ def test_unknown_backend_is_an_error_that_names_the_choices() -> None:
     assert "FASTCHAR_BACKEND: expected native or reference, got 'cuda'" in done.stderr
 
 
-@pytest.mark.parametrize("env", [{"FASTCHAR_BACKEND": "reference"}, ABSENT], ids=["reference", "absent"])
+@pytest.mark.parametrize(
+    "env", [{"FASTCHAR_BACKEND": "reference"}, ABSENT], ids=["reference", "absent"]
+)
 def test_the_suite_passes_without_the_kernels(env: dict[str, str]) -> None:
     """A part of it here, `make test-fallbacks` runs all; it says which backend ran, and why."""
     files = ("test_drop_in_state.py", "test_accelerate.py", "test_parity_embedding.py")
