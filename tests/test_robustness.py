@@ -49,23 +49,23 @@ def flat(result: tuple[Tensor, tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor, 
 
 @pytest.mark.native
 def test_no_memory_growth() -> None:
-    """Hundreds of training steps leave the process as large as the first hundred did."""
+    """A thousand training steps leave the process as large as the first hundred did."""
     model = fastchar.EmbeddingLSTM(31, 16, 16)
     head = torch.randn(31, 16, requires_grad=True)
-    ids = torch.randint(31, (50, 16))
-    lengths = torch.randint(1, 51, (16,))
+    ids = torch.randint(31, (20, 8))
+    lengths = torch.randint(1, 21, (8,))
 
     def step() -> None:
         y, _ = model(ids, lengths=lengths)
         functional.linear_cross_entropy(y, head, ids).backward()
 
     sizes = []
-    for count in (100, 400):
+    for count in (100, 1000):
         for _ in range(count):
             step()
         gc.collect()
         sizes.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-    assert sizes[1] - sizes[0] < 8 * 1024  # KiB; one step's saved tensors are 300
+    assert sizes[1] - sizes[0] < 8 * 1024  # KiB; one step's saved tensors are 60
 
 
 def test_threads_calling_at_once() -> None:
