@@ -8,8 +8,9 @@ from error_rule import Sample
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import batches, dtypes, laid_out, layouts, seeds, widths
-from torch import Tensor
+from torch import Tensor, nn
 
+import fastchar
 from fastchar import functional, reference
 
 
@@ -65,4 +66,29 @@ def test_wrong_shapes_raise_as_torch(arguments: tuple[tuple[int, int], ...]) -> 
         torch.lstm_cell(x, (h, c), *weights)
     with pytest.raises(RuntimeError) as ours:
         functional.lstm_cell(x, (h, c), *weights)
+    assert str(ours.value) == str(theirs.value)
+
+
+@pytest.mark.parametrize(
+    ("x", "state"),
+    [
+        ((2, 3, 1), None),
+        ((), None),
+        ((2, 5), None),
+        ((5,), None),
+        ((2, 3), (2, 1, 4)),
+        ((2, 3), (3, 4)),
+        ((2, 3), (2, 5)),
+        ((2, 3), (4,)),
+        ((3,), (1, 4)),
+        ((3,), (5,)),
+    ],
+)
+def test_the_modules_errors_are_torchs(x: tuple[int, ...], state: tuple[int, ...] | None) -> None:
+    """Same exception type and message for wrong dimensions and sizes of input and state."""
+    hx = None if state is None else (torch.randn(state), torch.randn(state))
+    with pytest.raises(Exception) as theirs:  # noqa: PT011
+        nn.LSTMCell(3, 4)(torch.randn(x), hx)
+    with pytest.raises(theirs.type) as ours:
+        fastchar.LSTMCell(3, 4)(torch.randn(x), hx)
     assert str(ours.value) == str(theirs.value)
