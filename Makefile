@@ -43,6 +43,7 @@ test: build
 PYTHONS ?= $(BIN)/python
 test-versions: build
 	$(BIN)/python tests/versions.py $(PYTHONS) $(addprefix --headers=,$(HEADERS))
+
 test-fallbacks: build
 	FASTCHAR_BACKEND=reference $(BIN)/python -m pytest
 	PYTHONPATH=$(CURDIR)/tests/without_extension $(BIN)/python -m pytest
