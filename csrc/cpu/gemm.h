@@ -34,11 +34,18 @@ void pack_panel(const T* b, int64_t row_step, int64_t column_step, int64_t depth
   }
 }
 
+// Cache lines that will be needed soon. A product asks for one with each step of its sum: all
+// at once they would hold up the loads of whoever asks.
+struct Lines {
+  const void* const* line = nullptr;
+  int64_t count = 0;
+};
+
 // c[r][j] = (add ? c[r][j] : 0) + sum over k of a[r][k * a_step] * panel[k][j], for `columns`
 // columns, of which the last vector may be partial.
 template <class T, int R, int NV>
 void multiply_block(int64_t depth, const T* const* a, int64_t a_step, const T* panel,
-                    T* const* c, int64_t columns, bool add) {
+                    T* const* c, int64_t columns, bool add, const Lines& soon) {
   constexpr int L = kLanes<T>;
   const T* rows[R];
   Vec<T> sum[R][NV];
@@ -52,6 +59,7 @@ void multiply_block(int64_t depth, const T* const* a, int64_t a_step, const T* p
     }
   }
   for (int64_t k = 0; k < depth; ++k) {
+    if (R > 1 && k < soon.count) __builtin_prefetch(soon.line[k]);
     Vec<T> b[NV];
 #pragma GCC unroll 4
     for (int v = 0; v < NV; ++v) b[v] = load(panel + v * L);
@@ -77,33 +85,38 @@ void multiply_block(int64_t depth, const T* const* a, int64_t a_step, const T* p
 
 template <class T, int R>
 FASTCHAR_INLINE void multiply_rows(int64_t depth, const T* const* a, int64_t a_step,
-                                   const T* panel, T* const* c, int64_t columns, bool add) {
+                                   const T* panel, T* const* c, int64_t columns, bool add,
+                                   const Lines& soon) {
   const int64_t vectors = padded_columns<T>(columns) / kLanes<T>;
   if constexpr (kPanelVectors == 4) {
-    if (vectors == 4) return multiply_block<T, R, 4>(depth, a, a_step, panel, c, columns, add);
-    if (vectors == 3) return multiply_block<T, R, 3>(depth, a, a_step, panel, c, columns, add);
+    if (vectors == 4)
+      return multiply_block<T, R, 4>(depth, a, a_step, panel, c, columns, add, soon);
+    if (vectors == 3)
+      return multiply_block<T, R, 3>(depth, a, a_step, panel, c, columns, add, soon);
   }
-  if (vectors == 2) return multiply_block<T, R, 2>(depth, a, a_step, panel, c, columns, add);
-  multiply_block<T, R, 1>(depth, a, a_step, panel, c, columns, add);
+  if (vectors == 2)
+    return multiply_block<T, R, 2>(depth, a, a_step, panel, c, columns, add, soon);
+  multiply_block<T, R, 1>(depth, a, a_step, panel, c, columns, add, soon);
 }
 
 // The same for a run-time number of rows, 1 to kBlockRows.
 template <class T>
 void multiply_tile(int64_t rows, int64_t depth, const T* const* a, int64_t a_step,
-                   const T* panel, T* const* c, int64_t columns, bool add) {
+                   const T* panel, T* const* c, int64_t columns, bool add,
+                   const Lines& soon = {}) {
   switch (rows) {
     case 6:
-      return multiply_rows<T, 6>(depth, a, a_step, panel, c, columns, add);
+      return multiply_rows<T, 6>(depth, a, a_step, panel, c, columns, add, soon);
     case 5:
-      return multiply_rows<T, 5>(depth, a, a_step, panel, c, columns, add);
+      return multiply_rows<T, 5>(depth, a, a_step, panel, c, columns, add, soon);
     case 4:
-      return multiply_rows<T, 4>(depth, a, a_step, panel, c, columns, add);
+      return multiply_rows<T, 4>(depth, a, a_step, panel, c, columns, add, soon);
     case 3:
-      return multiply_rows<T, 3>(depth, a, a_step, panel, c, columns, add);
+      return multiply_rows<T, 3>(depth, a, a_step, panel, c, columns, add, soon);
     case 2:
-      return multiply_rows<T, 2>(depth, a, a_step, panel, c, columns, add);
+      return multiply_rows<T, 2>(depth, a, a_step, panel, c, columns, add, soon);
     default:
-      return multiply_rows<T, 1>(depth, a, a_step, panel, c, columns, add);
+      return multiply_rows<T, 1>(depth, a, a_step, panel, c, columns, add, soon);
   }
 }
 

@@ -35,10 +35,26 @@ struct BackwardStep {
   const T* row(int64_t i) const { return grads_after + share.sequence(i) * 4 * p.H; }
 
   void multiply(int64_t panel, int64_t k, int64_t depth, int64_t rows, const T* const* grads,
-                T* const* c, bool add) const {
+                T* const* c, bool add, const Lines& soon) const {
     const int64_t width = panels.width(panel) * kLanes<T>;
     const T* packed = p.packed + panels.begin(panel) * kLanes<T> * 4 * p.H;
-    multiply_tile(rows, depth, grads, 1, packed + k * width, c, width, add);
+    multiply_tile(rows, depth, grads, 1, packed + k * width, c, width, add, soon);
+  }
+
+  static constexpr int kLines = 6 * kPanelVectors;
+  int64_t lines(int64_t panel, int64_t i, const void** out) const {
+    const int64_t b = share.sequence(i), H = p.H;
+    if (!exists(b)) return 0;
+    const int64_t token = t * p.B + b, before = p.reverse ? t + 1 : t - 1;
+    const T* c_prev = is_first(b) ? p.c0 + b * H : p.cell + (before * p.B + b) * H;
+    const T* grad_y = p.grad_y ? p.grad_y + token * H : c_prev;
+    int64_t n = 0, j = panels.begin(panel) * kLanes<T>;
+    for (int v = 0; v < panels.width(panel); ++v, j += kLanes<T>) {
+      for (int g = 0; g < 4; ++g) out[n++] = p.act + (token * 4 + g) * H + j;
+      out[n++] = c_prev + j;
+      out[n++] = grad_y + j;
+    }
+    return n;
   }
 
   // The units of one panel of row i, from what comes from the step after.

@@ -6,10 +6,21 @@
 // of its units together, and activation, cell update and output follow while they are in L1.
 // Units past H are zeros.
 
+// Saved state of this many bytes or more will be gone from the caches when backward reads it.
+constexpr int64_t kStreamBytes = 1 << 22;
+
+template <class T>
+bool streams_state(const LstmSequenceParams<T>& p) {
+  const auto address = reinterpret_cast<uintptr_t>(p.act) | reinterpret_cast<uintptr_t>(p.cell);
+  return kCanStream && p.act && p.H % kLanes<T> == 0 && address % 64 == 0 &&
+         p.steps * p.B * p.H * 5 * static_cast<int64_t>(sizeof(T)) >= kStreamBytes;
+}
+
 template <class T>
 struct ForwardStep {
   const LstmSequenceParams<T>& p;
   const Share& share;
+  bool stream_state;
   int64_t t;
 
   int64_t length(int64_t b) const { return p.lengths ? p.lengths[b] : p.steps; }
@@ -24,14 +35,28 @@ struct ForwardStep {
   const T* row(int64_t i) const { return h_before(share.sequence(i)); }
 
   void multiply(int64_t panel, int64_t k, int64_t depth, int64_t rows, const T* const* h, T** c,
-                bool add) const {
+                bool add, const Lines& soon) const {
     constexpr int64_t width = kPanel<T>;
     const T* packed = p.packed + panel * p.H * kSumVectors * kLanes<T>;
     for (int part = 0; part < kSumVectors / kPanelVectors; ++part) {
       T* columns[kBlockRows];
       for (int64_t r = 0; r < rows; ++r) columns[r] = c[r] + part * width;
-      multiply_tile(rows, depth, h, 1, packed + (part * p.H + k) * width, columns, width, add);
+      multiply_tile(rows, depth, h, 1, packed + (part * p.H + k) * width, columns, width, add,
+                    part == 0 ? soon : Lines{});
     }
+  }
+
+  static constexpr int kLines = 10;
+  int64_t lines(int64_t panel, int64_t i, const void** out) const {
+    const int64_t b = share.sequence(i), j = panel * kLanes<T>;
+    const int64_t H = p.H, token = t * p.B + b;
+    const T* gates = p.gates + (p.ids ? p.ids[token] : token) * 4 * H + j;
+    for (int g = 0; g < 4; ++g) out[g] = gates + g * H;
+    out[4] = p.y + token * H + j;
+    if (!p.act || stream_state) return 5;
+    for (int g = 0; g < 4; ++g) out[5 + g] = p.act + (token * 4 + g) * H + j;
+    out[9] = p.cell + token * H + j;
+    return 10;
   }
 
   // The units of one panel of row i, from the recurrent part of their pre-activations.
@@ -50,6 +75,14 @@ struct ForwardStep {
     if (is_last(b)) store_upto(p.h_n + b * H + j, s.h, n);
     if (!p.act) return;
     T* act = p.act + token * 4 * H + j;
+    if (stream_state) {
+      stream(act, s.i);
+      stream(act + H, s.f);
+      stream(act + 2 * H, s.g);
+      stream(act + 3 * H, s.o);
+      stream(p.cell + token * H + j, s.c);
+      return;
+    }
     store_upto(act, s.i, n);
     store_upto(act + H, s.f, n);
     store_upto(act + 2 * H, s.g, n);
@@ -88,6 +121,7 @@ void lstm_forward(const LstmSequenceParams<T>& p, const Team& team) {
   const FlushDenormals flush;
   const int64_t H = p.H, B = p.B, panels = round_up(H, kLanes<T>);
   const Share share(p.order, p.split_batch, team);
+  const bool stream_state = streams_state(p);
   pack_forward(p.w_hh, p.packed, H, team.begin(panels), team.end(panels));
 
   // Rows that no step writes: padding, and the states of empty sequences.
@@ -108,8 +142,9 @@ void lstm_forward(const LstmSequenceParams<T>& p, const Team& team) {
 
   for (int64_t s = 0; s < p.steps; ++s) {
     const int64_t t = p.reverse ? p.steps - 1 - s : s;
-    const ForwardStep<T> step{p, share, t};
+    const ForwardStep<T> step{p, share, stream_state, t};
     share.run<T>(step, share.count(p.alive ? p.alive[t] : B), panels, H);
     if (!p.split_batch) team.barrier->wait();
   }
+  finish_streaming();
 }

@@ -34,8 +34,12 @@ struct PartialSums {
 // Works through the items [begin, end) of (group of row tiles) x panels x tiles of the group:
 // all blocks of k for the tiles of one panel, then what follows the product. The step has
 //   row(i)                                    address of row i, K elements
-//   multiply(panel, k, n, rows, a, c, add)    c[r] (+)= a[r][0, n) @ panel[k, k + n), r < rows
+//   multiply(panel, k, n, rows, a, c, add, soon)
+//                                             c[r] (+)= a[r][0, n) @ panel[k, k + n), r < rows
 //   finish(panel, i, sums)                    row i's product is complete
+//   lines(panel, i, out)                      up to kLines cache lines that finish will touch;
+//                                             how many
+// The lines that one tile's rows will touch come in while the tile before is multiplied.
 template <class T, class Step>
 void run_items(const Step& step, const Tiles& tiles, int64_t panels, int64_t begin, int64_t end,
                int64_t K) {
@@ -48,8 +52,9 @@ void run_items(const Step& step, const Tiles& tiles, int64_t panels, int64_t beg
     const int64_t tile_begin = group + item % in_group;
     const int64_t n = smaller(group + in_group - tile_begin, end - begin);
     const int64_t first_row = tiles.begin(tile_begin);
-    for (int64_t k = 0; k < K; k += kBlockK) {
-      const int64_t depth = smaller(kBlockK, K - k);
+    const int64_t blocks = round_up(K, kBlockK);
+    for (int64_t block = 0; block < blocks; ++block) {
+      const int64_t k = block * kBlockK, depth = smaller(kBlockK, K - k);
       for (int64_t tile = tile_begin; tile < tile_begin + n; ++tile) {
         const int64_t row = tiles.begin(tile), rows = tiles.begin(tile + 1) - row;
         const T* a[kBlockRows];
@@ -58,7 +63,19 @@ void run_items(const Step& step, const Tiles& tiles, int64_t panels, int64_t beg
           a[r] = step.row(row + r) + k;
           c[r] = partial.sums[row + r - first_row];
         }
-        step.multiply(panel, k, depth, rows, a, c, k > 0);
+        // This block's share of the next tile's rows, if there is a next in the group.
+        const bool same = tile + 1 < tile_begin + n;
+        const int64_t next_panel = same ? panel : panel + 1;
+        const int64_t next = same ? row + rows : tiles.begin(group);
+        const int64_t next_rows =
+            rows > 1 && next_panel < panels ? smaller(kBlockRows, tiles.count - next) : 0;
+        const void* lines[kBlockRows * Step::kLines];
+        Lines soon{lines, 0};
+        for (int64_t r = next_rows * block / blocks; r < next_rows * (block + 1) / blocks;
+             ++r) {
+          soon.count += step.lines(next_panel, next + r, lines + soon.count);
+        }
+        step.multiply(panel, k, depth, rows, a, c, k > 0, soon);
         if (k + depth < K) continue;
         for (int64_t r = 0; r < rows; ++r) step.finish(panel, row + r, c[r]);
       }

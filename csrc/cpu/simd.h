@@ -112,6 +112,23 @@ FASTCHAR_INLINE void store_upto(T* p, Vec<T> v, int64_t n) {
   }
 }
 
+// Stores past the caches, for what is not read soon, where a vector is a whole cache line (half
+// a line at a time would be slower than a plain store) and p is at a multiple of 64 bytes.
+// Other threads see it after finish_streaming().
+#if defined(FASTCHAR_ISA_AVX512)
+constexpr bool kCanStream = true;
+FASTCHAR_INLINE void stream(float* p, VecF v) { _mm512_stream_ps(p, v); }
+FASTCHAR_INLINE void stream(double* p, VecD v) { _mm512_stream_pd(p, v); }
+FASTCHAR_INLINE void finish_streaming() { _mm_sfence(); }
+#else
+constexpr bool kCanStream = false;
+template <class T>
+FASTCHAR_INLINE void stream(T* p, Vec<T> v) {
+  store(p, v);
+}
+FASTCHAR_INLINE void finish_streaming() {}
+#endif
+
 // --- arithmetic ---
 
 // All lanes x.
