@@ -7,6 +7,7 @@
 #include "../ids.h"
 #include "../parallel.h"
 #include "dispatch.h"
+#include "output.h"
 #include "workspace.h"
 
 namespace fastchar {
@@ -30,8 +31,7 @@ Tensor embedding(const Tensor& weight, const Tensor& ids_arg, int64_t /*padding_
 
   std::vector<int64_t> sizes(ids.sizes().begin(), ids.sizes().end());
   sizes.push_back(E);
-  Tensor out = torch::stable::new_empty(weight, sizes);
-  cpu::advise_huge_pages(out.mutable_data_ptr(), out.numel() * out.element_size());
+  Tensor out = new_output(weight, sizes);
   with_real(dtype, [&](auto zero) {
     using T = decltype(zero);
     const cpu::EmbeddingParams<T> p{
@@ -59,7 +59,7 @@ Tensor embedding_backward(const Tensor& grad, const Tensor& ids_arg, int64_t num
   const int64_t N = ids.numel(), V = num_weights, E = grad.size(ids.dim());
   check_id_range(op, "ids", data<int64_t>(ids), N, V);
 
-  Tensor out = torch::stable::new_empty(grad, {V, E});
+  Tensor out = new_output(grad, {V, E});
   with_real(dtype, [&](auto zero) {
     using T = decltype(zero);
     const int64_t counts_size = scale_grad_by_freq ? V : 0;

@@ -9,6 +9,7 @@
 #include "../check.h"
 #include "../parallel.h"
 #include "dispatch.h"
+#include "output.h"
 #include "workspace.h"
 
 namespace fastchar {
@@ -110,11 +111,8 @@ struct Gradients {
 };
 
 Gradients new_gradients(const Problem& p) {
-  Tensor grad_input = torch::stable::new_empty(p.input, {p.N, p.H});
-  cpu::advise_huge_pages(grad_input.mutable_data_ptr(),
-                         grad_input.numel() * grad_input.element_size());
-  return {grad_input, torch::stable::new_empty(p.input, {p.C, p.H}),
-          torch::stable::new_empty(p.input, {p.C})};
+  return {new_output(p.input, {p.N, p.H}), new_output(p.input, {p.C, p.H}),
+          new_output(p.input, {p.C})};
 }
 
 Gradients no_gradients(const Problem& p) {

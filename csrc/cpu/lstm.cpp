@@ -10,6 +10,7 @@
 #include "../ids.h"
 #include "../parallel.h"
 #include "dispatch.h"
+#include "output.h"
 #include "workspace.h"
 
 namespace fastchar {
@@ -68,20 +69,6 @@ T* packed_weights(int64_t H) {
   return static_cast<T*>(cpu::Workspace::get(cpu::packed_size(H) * sizeof(T)));
 }
 
-// An uninitialised contiguous output; large ones out of the pool.
-Tensor empty(const Tensor& like, std::initializer_list<int64_t> sizes) {
-  int64_t bytes = like.element_size();
-  for (int64_t size : sizes) bytes *= size;
-  if (bytes < cpu::BlockPool::kSmallest) return torch::stable::new_empty(like, sizes);
-  int64_t strides[3] = {1, 1, 1}, capacity = 0;
-  const size_t dims = sizes.size();
-  for (size_t d = dims - 1; d > 0; --d) strides[d - 1] = strides[d] * sizes.begin()[d];
-  void* block = cpu::BlockPool::get().take(bytes, &capacity);
-  return torch::stable::from_blob(
-      block, sizes, {strides, dims}, like.device(), like.scalar_type(),
-      [capacity](void* memory) { cpu::BlockPool::get().give_back(memory, capacity); });
-}
-
 // Ids outside the table, where a sequence is alive.
 void check_table_ids(const char* op, const Tensor& ids, const int64_t* lengths, int64_t V) {
   const int64_t T = ids.size(0), B = ids.size(1);
@@ -121,9 +108,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> lstm_sequence(
   const Ragged ragged(op, lengths, T, B);
   if (ids) check_table_ids(op, *ids, data<int64_t>(lengths), gates.size(0));
 
-  Tensor y = empty(w_hh, {T, B, H}), h_n = empty(w_hh, {B, H}), c_n = empty(w_hh, {B, H});
-  Tensor act = save ? empty(w_hh, {T, B, 4 * H}) : empty(w_hh, {0});
-  Tensor cell = save ? empty(w_hh, {T, B, H}) : empty(w_hh, {0});
+  Tensor y = new_output(w_hh, {T, B, H}), h_n = new_output(w_hh, {B, H}),
+         c_n = new_output(w_hh, {B, H});
+  Tensor act = save ? new_output(w_hh, {T, B, 4 * H}) : new_output(w_hh, {0});
+  Tensor cell = save ? new_output(w_hh, {T, B, H}) : new_output(w_hh, {0});
   if (B == 0 || H == 0) return {y, h_n, c_n, act, cell};
   with_real(dtype, [&](auto zero) {
     using T_ = decltype(zero);
@@ -182,9 +170,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> lstm_sequence_backward(
     check_table_ids(op, *ids, data<int64_t>(lengths), num_rows);
   }
 
-  Tensor grad_gates = ids ? empty(w_hh, {num_rows, 4 * H}) : empty(w_hh, {T, B, 4 * H});
-  Tensor grad_w_hh = empty(w_hh, {4 * H, H});
-  Tensor grad_h0 = empty(w_hh, {B, H}), grad_c0 = empty(w_hh, {B, H});
+  Tensor grad_gates =
+      ids ? new_output(w_hh, {num_rows, 4 * H}) : new_output(w_hh, {T, B, 4 * H});
+  Tensor grad_w_hh = new_output(w_hh, {4 * H, H});
+  Tensor grad_h0 = new_output(w_hh, {B, H}), grad_c0 = new_output(w_hh, {B, H});
   with_real(dtype, [&](auto zero) {
     using T_ = decltype(zero);
     const Split split(B, H, sizeof(T_));
