@@ -50,7 +50,8 @@ class WeightGrad {
         const bool first =
             p_.reverse ? t + 1 == (p_.lengths ? p_.lengths[b] : p_.steps) : t == 0;
         h_before_[tokens_] = first ? p_.h0 + b * p_.H : p_.y + (before * p_.B + b) * p_.H;
-        add_token(grads + b * 4 * p_.H, p_.grad_table ? p_.ids[t * p_.B + b] : 0);
+        gates_[tokens_] = grads + b * 4 * p_.H;
+        if (p_.grad_table) ids_[tokens_] = p_.ids[t * p_.B + b];
         if (++tokens_ == kWeightGradDepth) multiply();
       }
     }
@@ -65,26 +66,41 @@ class WeightGrad {
 
  private:
   static constexpr int64_t kTile = weight_grad_tile(kWeightGradDepth);
+  static constexpr int64_t kRegroupTiles = 8, kRegroupAhead = 8;
 
-  // This member's gates of one token: into their tiles as column tokens_, and onto the table.
-  void add_token(const T* grads, int64_t id) {
-    T* tile = grads_ + tokens_ * kBlockRows;
-    int64_t m = begin_;
-    for (; m + kBlockRows <= end_; m += kBlockRows, tile += kTile) {
-      __builtin_memcpy(tile, grads + m, sizeof(T) * kBlockRows);
-    }
-    for (int64_t r = 0; m + r < end_; ++r) tile[r] = grads[m + r];
-    if (!p_.grad_table) return;
-    T* row = p_.grad_table + id * 4 * p_.H;
-    for (m = begin_; m < end_; m += kLanes<T>) {
-      const int64_t n = end_ - m;
-      store_upto(row + m, load_upto(row + m, n) + load_upto(grads + m, n), n);
+  // This member's gates of all tokens: into their tiles, a column a token, and onto the table.
+  // A few tiles at a time: as many streams of stores, and a part of the table, as L1 holds.
+  void regroup() {
+    constexpr int64_t width = kRegroupTiles * kBlockRows;
+    T* tiles = grads_;
+    for (int64_t m = begin_; m < end_; m += width, tiles += kRegroupTiles * kTile) {
+      const int64_t count = smaller(width, end_ - m);
+      for (int64_t k = 0; k < tokens_; ++k) {
+        const T* gates = gates_[k] + m;
+        if (k + kRegroupAhead < tokens_) {
+          const T* later = gates_[k + kRegroupAhead] + m;
+          for (int64_t g = 0; g < width; g += 64 / sizeof(T)) __builtin_prefetch(later + g);
+        }
+        T* column = tiles + k * kBlockRows;
+        int64_t g = 0;
+        for (; g + kBlockRows <= count; g += kBlockRows, column += kTile) {
+          __builtin_memcpy(column, gates + g, sizeof(T) * kBlockRows);
+        }
+        for (int64_t r = 0; g + r < count; ++r) column[r] = gates[g + r];
+        if (!p_.grad_table) continue;
+        T* row = p_.grad_table + ids_[k] * 4 * p_.H + m;
+        for (g = 0; g < count; g += kLanes<T>) {
+          const int64_t n = count - g;
+          store_upto(row + g, load_upto(row + g, n) + load_upto(gates + g, n), n);
+        }
+      }
     }
   }
 
   // grad_w_hh[begin_, end_) (+)= the tiles @ h before the tokens' steps.
   void multiply() {
     const int64_t H = p_.H;
+    regroup();
     for (int64_t j = 0; j < H; j += kPanel<T>) {
       const int64_t columns = smaller(kPanel<T>, H - j), width = padded_columns<T>(columns);
       for (int64_t k = 0; k < tokens_; ++k) {
@@ -113,7 +129,10 @@ class WeightGrad {
   int64_t first_tile_, begin_, end_;  // of the gates
   T* grads_;                          // [tiles][tokens][kBlockRows]
   T* panel_;                          // [tokens][up to kPanel]
+  // Of the tokens since the last product.
   const T* h_before_[kWeightGradDepth];
+  const T* gates_[kWeightGradDepth];
+  int64_t ids_[kWeightGradDepth];
   int64_t tokens_ = 0;
   bool any_ = false;
 };
