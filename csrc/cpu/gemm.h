@@ -8,7 +8,7 @@
 
 constexpr int kBlockRows = 6;
 constexpr int kPanelVectors = kVectorRegisters == 32 ? 4 : 2;
-constexpr int64_t kDepth = 96;
+constexpr int64_t kDepth = 132;
 // For few rows, where torch sums in many lanes at once: shorter sums, less rounding.
 constexpr int64_t kFewRows = 16, kFewRowsDepth = 16;
 template <class T>

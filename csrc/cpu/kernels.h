@@ -6,6 +6,7 @@
 // given. Outputs never alias inputs. Gates are ordered i, f, g, o, as in torch.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 
 #include "team.h"
@@ -127,7 +128,9 @@ struct LstmSequenceParams {
   const int64_t* alive;    // [T] how many sequences have step t, or null without lengths
   int64_t steps, B, H;
   bool reverse;
-  bool split_batch;  // members share the sequences instead of the hidden units
+  bool split_batch;             // members share the sequences instead of the hidden units
+  bool zero_h0;                 // all of h0 is 0
+  std::atomic<bool>* infinite;  // false; becomes true if anything in w_hh is not finite
 };
 
 // Elements that any instruction set's packed form of w_hh needs: H filled up to 64 bytes.

@@ -2,6 +2,7 @@
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <algorithm>
+#include <atomic>
 #include <numeric>
 #include <tuple>
 #include <vector>
@@ -67,6 +68,13 @@ struct Split {
 template <class T>
 T* packed_weights(int64_t H) {
   return static_cast<T*>(cpu::Workspace::get(cpu::packed_size(H) * sizeof(T)));
+}
+
+template <class T>
+bool all_zero(const T* x, int64_t n) {
+  bool other = false;  // without a branch per element
+  for (int64_t i = 0; i < n; ++i) other |= x[i] != 0;
+  return !other;
 }
 
 // Ids outside the table, where a sequence is alive.
@@ -136,6 +144,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> lstm_sequence(
     p.H = H;
     p.reverse = reverse;
     p.split_batch = split.batch;
+    p.zero_h0 = all_zero(p.h0, B * H);
+    std::atomic<bool> infinite{false};
+    p.infinite = &infinite;
     const auto kernel = cpu::kernels().table(zero).lstm_forward;
     run_team(split.members, [&](const Team& team) { kernel(p, team); });
   });

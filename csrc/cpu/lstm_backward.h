@@ -147,12 +147,7 @@ void lstm_backward(const LstmSequenceBackwardParams<T>& p, const Team& team) {
     const int64_t rows = share.count(alive_at(p, t));
     const int64_t going_on = s > 0 ? share.count(alive_at(p, step_at(p, s - 1))) : 0;
     share.run<T>(step, going_on, panels.panels, 4 * H);
-    const T nothing[kPanel<T>] = {};
-    const int64_t starting = rows > going_on ? (rows - going_on) * panels.panels : 0;
-    for (int64_t i = starting * share.rank / share.size;
-         i < starting * (share.rank + 1) / share.size; ++i) {
-      step.finish(i % panels.panels, going_on + i / panels.panels, nothing);
-    }
+    share.run_without_product<T>(step, going_on, rows, panels.panels);
     const bool chunk_ends = s < p.steps && ((s + 1) % p.chunk == 0 || s + 1 == p.steps);
     if (!p.split_batch || chunk_ends) team.barrier->wait();
     if (!chunk_ends) continue;

@@ -92,10 +92,12 @@ struct ForwardStep {
 };
 
 // Panels [begin, end) of the packed form of w_hh, [4H, H]: W x W blocks are transposed in
-// registers, since a line of a panel takes one element of each of W rows.
+// registers, since a line of a panel takes one element of each of W rows. Returns whether all
+// of them are finite.
 template <class T>
-void pack_forward(const T* w_hh, T* packed, int64_t H, int64_t begin, int64_t end) {
+bool pack_forward(const T* w_hh, T* packed, int64_t H, int64_t begin, int64_t end) {
   constexpr int W = kLanes<T>;
+  Vec<T> zero{};  // NaN as soon as something is not finite
   for (int64_t panel = begin; panel < end; ++panel) {
     const int64_t units = smaller(W, H - panel * W);
     for (int g = 0; g < 4; ++g) {
@@ -107,6 +109,7 @@ void pack_forward(const T* w_hh, T* packed, int64_t H, int64_t begin, int64_t en
         Vec<T> block[W];
         for (int u = 0; u < W; ++u) {
           block[u] = u < units ? load_upto(rows + u * H + k, columns) : Vec<T>{};
+          zero = fma(block[u], Vec<T>{}, zero);
         }
         transpose<T>(block);
         for (int64_t i = 0; i < columns; ++i)
@@ -114,6 +117,11 @@ void pack_forward(const T* w_hh, T* packed, int64_t H, int64_t begin, int64_t en
       }
     }
   }
+  T lanes[W];
+  store(lanes, zero);
+  bool finite = true;
+  for (int i = 0; i < W; ++i) finite = finite && lanes[i] == 0;
+  return finite;
 }
 
 template <class T>
@@ -122,7 +130,9 @@ void lstm_forward(const LstmSequenceParams<T>& p, const Team& team) {
   const int64_t H = p.H, B = p.B, panels = round_up(H, kLanes<T>);
   const Share share(p.order, p.split_batch, team);
   const bool stream_state = streams_state(p);
-  pack_forward(p.w_hh, p.packed, H, team.begin(panels), team.end(panels));
+  if (!pack_forward(p.w_hh, p.packed, H, team.begin(panels), team.end(panels))) {
+    p.infinite->store(true, std::memory_order_relaxed);
+  }
 
   // Rows that no step writes: padding, and the states of empty sequences.
   for (int64_t b = team.begin(B); (p.lengths || p.steps == 0) && b < team.end(B); ++b) {
@@ -140,10 +150,17 @@ void lstm_forward(const LstmSequenceParams<T>& p, const Team& team) {
   }
   team.barrier->wait();
 
+  // A sequence that starts from zeros needs no product (0 times Inf or NaN is NaN, as ever).
+  const bool skip_start = p.zero_h0 && !p.infinite->load(std::memory_order_relaxed);
+  int64_t going_on = 0;  // rows that have been through a step
   for (int64_t s = 0; s < p.steps; ++s) {
     const int64_t t = p.reverse ? p.steps - 1 - s : s;
     const ForwardStep<T> step{p, share, stream_state, t};
-    share.run<T>(step, share.count(p.alive ? p.alive[t] : B), panels, H);
+    const int64_t rows = share.count(p.alive ? p.alive[t] : B);
+    const int64_t multiplied = skip_start ? smaller(going_on, rows) : rows;
+    share.run<T>(step, multiplied, panels, H);
+    share.run_without_product<T>(step, multiplied, rows, panels);
+    going_on = rows;
     if (!p.split_batch) team.barrier->wait();
   }
   finish_streaming();

@@ -110,6 +110,16 @@ struct Share {
     return alive <= first ? 0 : (alive - first - 1) / stride + 1;
   }
 
+  // Rows [begin, end) of all panels, where the product is zero.
+  template <class T, class Step>
+  void run_without_product(const Step& step, int64_t begin, int64_t end, int64_t panels) const {
+    const T nothing[kSumVectors * kLanes<T>] = {};
+    const int64_t items = end > begin ? (end - begin) * panels : 0;
+    for (int64_t i = items * rank / size; i < items * (rank + 1) / size; ++i) {
+      step.finish(i % panels, begin + i / panels, nothing);
+    }
+  }
+
   template <class T, class Step>
   void run(const Step& step, int64_t rows, int64_t panels, int64_t K) const {
     if (rows == 0) return;

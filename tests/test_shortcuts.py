@@ -1,0 +1,78 @@
+"""What the kernels leave out or store differently at some shapes changes no result."""
+
+import pytest
+import torch
+from strategies import ragged
+from torch import Tensor, nn
+
+import fastchar
+from fastchar import functional
+
+pytestmark = pytest.mark.native
+
+
+def inputs(T: int, B: int, H: int) -> tuple[Tensor, Tensor, Tensor]:
+    """gates [T,B,4H], w_hh [4H,H], c0 [B,H]."""
+    return torch.randn(T, B, 4 * H), torch.randn(4 * H, H), torch.randn(B, H)
+
+
+def sequence(
+    h0: Tensor,
+    gates: Tensor,
+    w_hh: Tensor,
+    c0: Tensor,
+    lengths: Tensor | None = None,
+    reverse: bool = False,
+) -> tuple[Tensor, ...]:
+    """y, h_n, c_n, act, cell of the native op from h0 [B,H]."""
+    from fastchar import ops  # noqa: F401  registers the op
+
+    results: tuple[Tensor, ...] = torch.ops.fastchar.lstm_sequence(
+        gates, None, w_hh, h0, c0, lengths, reverse, True
+    )
+    return results
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("uniform", [False, True])
+def test_zero_initial_state(reverse: bool, uniform: bool, isa: str) -> None:
+    """A batch that starts from zeros gets the bits that it gets next to one that doesn't."""
+    T, B, H = 7, 23, 40
+    lengths = None if uniform else ragged(T, B, torch.Generator().manual_seed(2))
+    h0, arguments = torch.zeros(B, H), inputs(T, B, H)
+    skipped = sequence(h0, *arguments, lengths, reverse)
+    h0[-1] = 1
+    multiplied = sequence(h0, *arguments, lengths, reverse)
+    for a, b in zip(skipped, multiplied, strict=True):
+        rows = [x[..., :-1, :] for x in (a, b)]  # [B,H] or [T,B,*] without the last sequence
+        assert torch.equal(*rows)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_wild_weights_show_at_the_first_step(value: float, isa: str) -> None:
+    """0 times NaN or Inf is NaN: torch's output, also where the state starts from zeros."""
+    ours, theirs = fastchar.LSTM(4, 40), nn.LSTM(4, 40)
+    with torch.no_grad():
+        ours.weight_hh_l0[35, 17] = value
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.randn(1, 3, 4)
+    torch.testing.assert_close(ours(x)[0], theirs(x)[0], equal_nan=True)
+
+
+def test_large_saved_state(isa: str) -> None:
+    """State of 6 MiB is stored past the caches, of 3 MiB through them: the same bits."""
+    T, B, H = 40, 64, 128
+    arguments = inputs(T, B, H)
+    whole = sequence(torch.zeros(B, H), *arguments)
+    gates, w_hh, c0 = arguments
+    half = B // 2
+    part = sequence(torch.zeros(half, H), gates[:, :half].contiguous(), w_hh, c0[:half])
+    for a, b in zip(whole, part, strict=True):
+        assert torch.equal(a[..., :half, :], b)
+
+
+def test_large_lookup(isa: str) -> None:
+    """Results of 16 MiB are stored past the caches, rows copied exactly."""
+    weight = torch.randn(50, 64)
+    ids = torch.randint(50, (1 << 16,))
+    assert torch.equal(functional.embedding(ids, weight), weight[ids])
