@@ -39,7 +39,8 @@ struct PartialSums {
 //   finish(panel, i, sums)                    row i's product is complete
 //   lines(panel, i, out)                      up to kLines cache lines that finish will touch;
 //                                             how many
-// The lines that one tile's rows will touch come in while the tile before is multiplied.
+//   kAsks                                     whether to ask for them while the tile before is
+//                                             multiplied
 template <class T, class Step>
 void run_items(const Step& step, const Tiles& tiles, int64_t panels, int64_t begin, int64_t end,
                int64_t K) {
@@ -67,8 +68,9 @@ void run_items(const Step& step, const Tiles& tiles, int64_t panels, int64_t beg
         const bool same = tile + 1 < tile_begin + n;
         const int64_t next_panel = same ? panel : panel + 1;
         const int64_t next = same ? row + rows : tiles.begin(group);
-        const int64_t next_rows =
-            rows > 1 && next_panel < panels ? smaller(kBlockRows, tiles.count - next) : 0;
+        const int64_t next_rows = Step::kAsks && rows > 1 && next_panel < panels
+                                      ? smaller(kBlockRows, tiles.count - next)
+                                      : 0;
         const void* lines[kBlockRows * Step::kLines];
         Lines soon{lines, 0};
         for (int64_t r = next_rows * block / blocks; r < next_rows * (block + 1) / blocks;
