@@ -32,7 +32,8 @@ def build(point: Point) -> Case:
     T, B, H = (point[axis] for axis in "TBH")
     ops = torch.ops.fastchar
     ids, gates = torch.randint(SYMBOLS, (T, B)), torch.randn(SYMBOLS, 4 * H)
-    w_hh, state = torch.randn(4 * H, H) / H**0.5, torch.zeros(B, H)
+    w_hh = torch.randn(4 * H, H) / H**0.5
+    state = torch.randn(B, H)  # not zeros, from which no product is made
     grad, last = torch.randn(T, B, H), torch.zeros(B, H)
     a, b, c = (torch.randn(SIDE, SIDE) for _ in range(3))
 
@@ -44,7 +45,7 @@ def build(point: Point) -> Case:
     def backward(out: tuple[Tensor, ...], _: int) -> tuple[Tensor, ...]:
         y, _h, _c, *saved = out
         found: tuple[Tensor, ...] = ops.lstm_sequence_backward(
-            grad, last, last, *saved, y, ids, w_hh, state, state, None, False, SYMBOLS
+            grad, last, last, *saved, y, ids, w_hh, state, state, None, False, SYMBOLS, True
         )
         return found
 

@@ -28,10 +28,11 @@ STABLE_TORCH_LIBRARY(fastchar, m) {
       "lstm_sequence(Tensor gates, Tensor? ids, Tensor w_hh, Tensor h0, Tensor c0, "
       "Tensor? lengths, bool reverse, bool save) "
       "-> (Tensor y, Tensor h_n, Tensor c_n, Tensor act, Tensor cell)");
+  // grad_h0 has no elements where it is not needed.
   m.def(
       "lstm_sequence_backward(Tensor? grad_y, Tensor? grad_h_n, Tensor? grad_c_n, Tensor act, "
       "Tensor cell, Tensor y, Tensor? ids, Tensor w_hh, Tensor h0, Tensor c0, Tensor? lengths, "
-      "bool reverse, int num_rows) "
+      "bool reverse, int num_rows, bool need_h0) "
       "-> (Tensor grad_gates, Tensor grad_w_hh, Tensor grad_h0, Tensor grad_c0)");
   m.def(
       "linear_cross_entropy(Tensor input, Tensor weight, Tensor? bias, Tensor target, "

@@ -211,12 +211,14 @@ def _sequence_backward(
     if not ctx.saved:  # not earlier: graphs made under no_grad are run with gradients enabled too
         raise ValueError("fastchar::lstm_sequence: gradients need save=True, got False")
     ids, w_hh, h0, c0, lengths, y, act, cell = ctx.saved_tensors
+    need_h0 = ctx.needs_input_grad[3]
     if not torch.is_grad_enabled() and grad_act is None and grad_cell is None:
         grad_gates, grad_w_hh, grad_h0, grad_c0 = _lstm_sequence_backward(
             *map(contiguous, (grad_y, grad_h_n, grad_c_n)),
-            *(act, cell, y, ids, w_hh, h0, c0, lengths, ctx.reverse, ctx.num_rows),
+            *(act, cell, y, ids, w_hh, h0, c0, lengths, ctx.reverse, ctx.num_rows, need_h0),
         )
-        return grad_gates, None, grad_w_hh, grad_h0, grad_c0, None, None, None
+        of_h0 = grad_h0 if need_h0 else None
+        return grad_gates, None, grad_w_hh, of_h0, grad_c0, None, None, None
     grad_gates, grad_h0, grad_c0 = reference.lstm_sequence_backward(
         *(grad_y, grad_h_n, grad_c_n, act, cell, w_hh, c0, lengths, ctx.reverse),
         *(grad_act, grad_cell),

@@ -98,10 +98,11 @@ def _(
     lengths: Tensor | None,
     reverse: bool,
     num_rows: int,
+    need_h0: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     new = act.new_empty
     grad_gates = new(act.shape) if ids is None else new(num_rows, act.shape[2])
-    return grad_gates, new(w_hh.shape), new(h0.shape), new(c0.shape)
+    return grad_gates, new(w_hh.shape), new(h0.shape) if need_h0 else new(0), new(c0.shape)
 
 
 @register_fake("fastchar::linear_cross_entropy")

@@ -39,6 +39,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     terminalreporter.write_line(f"fastchar ran on: {BACKENDS}")
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _no_old_compilations(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Inductor's cache on disk doesn't notice that an op has got another schema."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path_factory.mktemp("inductor")))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)

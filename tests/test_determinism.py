@@ -73,7 +73,10 @@ def every_op(V: int, E: int, H: int, T: int, B: int) -> list[Tensor]:
             sequence = ops.lstm_sequence(rows, i, w_hh, h0, c0, n, reverse, True)
             grads = (real(T, B, H), real(B, H), real(B, H))
             out += sequence
-            saved = (*sequence[3:], sequence[0], i, w_hh, h0, c0, n, reverse, V)
+            saved = (*sequence[3:], sequence[0], i, w_hh, h0, c0, n, reverse, V, True)
+            out += ops.lstm_sequence_backward(*grads, *saved)
+            zeros = torch.zeros_like(h0)  # and where the first steps add nothing
+            saved = (*saved[:5], zeros, *saved[6:-1], False)
             out += ops.lstm_sequence_backward(*grads, *saved)
 
     head = (real(T * B, H), real(V, H), real(V), ids.flatten(), None, 0, 0.1)

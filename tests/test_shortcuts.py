@@ -48,6 +48,50 @@ def test_zero_initial_state(reverse: bool, uniform: bool, isa: str) -> None:
         assert torch.equal(*rows)
 
 
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("uniform", [False, True])
+@pytest.mark.parametrize("folded", [False, True])
+def test_gradients_from_zero_initial_state(
+    reverse: bool, uniform: bool, folded: bool, isa: str
+) -> None:
+    """Without grad_h0, and with first steps left out of dW_hh, the other gradients stay."""
+    T, B, H, V = 7, 23, 40, 11
+    lengths = None if uniform else ragged(T, B, torch.Generator().manual_seed(2))
+    h0, ids = torch.zeros(B, H), torch.randint(V, (T, B)) if folded else None
+    gates, w_hh, c0 = inputs(T, B, H)
+    gates = gates[0, :V].contiguous() if folded else gates
+    y, _, _, act, cell = torch.ops.fastchar.lstm_sequence(
+        gates, ids, w_hh, h0, c0, lengths, reverse, True
+    )
+    grads = torch.randn(T, B, H), torch.randn(B, H), torch.randn(B, H)
+
+    def backward(h0: Tensor, need_h0: bool) -> tuple[Tensor, ...]:
+        saved = (act, cell, y, ids, w_hh, h0, c0, lengths, reverse, V, need_h0)
+        results: tuple[Tensor, ...] = torch.ops.fastchar.lstm_sequence_backward(*grads, *saved)
+        return results
+
+    short, whole = backward(h0, need_h0=False), backward(h0 + 1e-30, need_h0=True)
+    assert short[2].shape == (0,)
+    for k in (0, 1, 3):
+        torch.testing.assert_close(short[k], whole[k], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_wild_gradients_show_in_the_weights(value: float, isa: str) -> None:
+    """Also those of a first step, whose h is 0: torch's dW_hh is NaN then."""
+    ours, theirs = fastchar.LSTM(4, 40), nn.LSTM(4, 40)
+    theirs.load_state_dict(ours.state_dict())
+    grad = torch.ones(3, 2, 40)
+    grad[0, 1, 7] = value
+    x = torch.randn(3, 2, 4)
+    for lstm in (ours, theirs):
+        lstm(x)[0].backward(grad)
+    found, expected = ours.weight_hh_l0.grad, theirs.weight_hh_l0.grad
+    assert found is not None
+    assert expected is not None
+    assert torch.equal(found.isnan(), expected.isnan())
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_wild_weights_show_at_the_first_step(value: float, isa: str) -> None:
     """0 times NaN or Inf is NaN: torch's output, also where the state starts from zeros."""

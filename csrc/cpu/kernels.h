@@ -154,7 +154,7 @@ struct LstmSequenceBackwardParams {
   T* grad_gates;           // [slots, B, 4H]; an output [T, B, 4H] has zeros in the padding
   T* grad_table;           // [V, 4H], null if and only if ids is
   T* grad_w_hh;            // [4H, H]
-  T* grad_h0;              // [B, H]
+  T* grad_h0;              // [B, H] or null
   T* grad_c0;              // [B, H]
   T* packed;               // these as in LstmSequenceParams
   T* weight_scratch;       // weight_grad_scratch(H, members) elements at a multiple of 64 bytes
@@ -165,6 +165,7 @@ struct LstmSequenceBackwardParams {
   int64_t slots;  // chunk + 1, or T
   bool reverse;
   bool split_batch;
+  bool zero_h0;  // all of h0 is 0
 };
 
 // The weight gradient sums over the tokens in pieces of this many. Longer ones spare reads of

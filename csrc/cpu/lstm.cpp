@@ -157,7 +157,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> lstm_sequence_backward(
     const std::optional<Tensor>& grad_y, const std::optional<Tensor>& grad_h_n,
     const std::optional<Tensor>& grad_c_n, const Tensor& act, const Tensor& cell,
     const Tensor& y, const std::optional<Tensor>& ids_arg, const Tensor& w_hh, const Tensor& h0,
-    const Tensor& c0, const std::optional<Tensor>& lengths, bool reverse, int64_t num_rows) {
+    const Tensor& c0, const std::optional<Tensor>& lengths, bool reverse, int64_t num_rows,
+    bool need_h0) {
   constexpr const char* op = "lstm_sequence_backward";
   check_cpu(op, "cell", cell);
   check_shape(op, "cell", cell, {kAny, kAny, kAny});
@@ -184,7 +185,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> lstm_sequence_backward(
   Tensor grad_gates =
       ids ? new_output(w_hh, {num_rows, 4 * H}) : new_output(w_hh, {T, B, 4 * H});
   Tensor grad_w_hh = new_output(w_hh, {4 * H, H});
-  Tensor grad_h0 = new_output(w_hh, {B, H}), grad_c0 = new_output(w_hh, {B, H});
+  Tensor grad_h0 = need_h0 ? new_output(w_hh, {B, H}) : new_output(w_hh, {0});
+  Tensor grad_c0 = new_output(w_hh, {B, H});
   with_real(dtype, [&](auto zero) {
     using T_ = decltype(zero);
     const Split split(B, H, sizeof(T_));
@@ -212,7 +214,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> lstm_sequence_backward(
     p.lengths = data<int64_t>(lengths);
     p.grad_table = ids ? mutable_data<T_>(grad_gates) : nullptr;
     p.grad_w_hh = mutable_data<T_>(grad_w_hh);
-    p.grad_h0 = mutable_data<T_>(grad_h0);
+    p.grad_h0 = need_h0 ? mutable_data<T_>(grad_h0) : nullptr;
     p.grad_c0 = mutable_data<T_>(grad_c0);
     p.order = ragged.order_data();
     p.alive = ragged.alive_data();
@@ -222,6 +224,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> lstm_sequence_backward(
     p.V = num_rows;
     p.reverse = reverse;
     p.split_batch = split.batch;
+    p.zero_h0 = all_zero(p.h0, B * H);
     const auto kernel = cpu::kernels().table(zero).lstm_backward;
     run_team(split.members, [&](const Team& team) { kernel(p, team); });
   });

@@ -69,7 +69,7 @@ struct BackwardStep {
   // Units [j, j + W) of sequence b.
   FASTCHAR_INLINE void finish_units(int64_t b, int64_t j, Vec<T> grad_h) const {
     const int64_t H = p.H, n = H - j;
-    if (!exists(b)) return store_upto(p.grad_h0 + b * H + j, grad_h, n);
+    if (!exists(b)) return store_upto(p.grad_h0 + b * H + j, grad_h, n);  // needed, see below
     const int64_t token = t * p.B + b, before = p.reverse ? t + 1 : t - 1;
     const bool last = is_last(b);
     if (last && p.grad_h_n) grad_h = grad_h + load_upto(p.grad_h_n + b * H + j, n);
@@ -133,20 +133,23 @@ void lstm_backward(const LstmSequenceBackwardParams<T>& p, const Team& team) {
       __builtin_memset(p.grad_gates + (t * B + b) * 4 * H, 0, sizeof(T) * 4 * H);
     }
     if (length > 0) continue;
-    copy_or_zero(p.grad_h0 + b * H, p.grad_h_n ? p.grad_h_n + b * H : nullptr, H);
+    if (p.grad_h0)
+      copy_or_zero(p.grad_h0 + b * H, p.grad_h_n ? p.grad_h_n + b * H : nullptr, H);
     copy_or_zero(p.grad_c0 + b * H, p.grad_c_n ? p.grad_c_n + b * H : nullptr, H);
   }
   team.barrier->wait();
 
   // One step more than there are: it writes grad_h0. Sequences end at different steps in
-  // reverse, and then that of a short one is written among the others' steps.
+  // reverse, and then that of a short one is written among the others' steps. Where nobody
+  // needs grad_h0, the product of a sequence's first step is left out.
   for (int64_t s = 0; s <= p.steps && p.steps > 0; ++s) {
     const int64_t t = step_at(p, s);
     T* grads = s < p.steps ? grad_gates_at(p, s) : nullptr;
     const T* grads_after = s > 0 ? grad_gates_at(p, s - 1) : nullptr;
     const BackwardStep<T> step{p, share, panels, t, grads, grads_after};
     const int64_t rows = share.count(alive_at(p, t));
-    const int64_t going_on = s > 0 ? share.count(alive_at(p, step_at(p, s - 1))) : 0;
+    int64_t going_on = s > 0 ? share.count(alive_at(p, step_at(p, s - 1))) : 0;
+    if (!p.grad_h0) going_on = smaller(going_on, rows);
     share.run<T>(step, going_on, panels.panels, 4 * H);
     share.run_without_product<T>(step, going_on, rows, panels.panels);
     const bool chunk_ends = s < p.steps && ((s + 1) % p.chunk == 0 || s + 1 == p.steps);

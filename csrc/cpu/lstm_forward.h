@@ -119,11 +119,7 @@ bool pack_forward(const T* w_hh, T* packed, int64_t H, int64_t begin, int64_t en
       }
     }
   }
-  T lanes[W];
-  store(lanes, zero);
-  bool finite = true;
-  for (int i = 0; i < W; ++i) finite = finite && lanes[i] == 0;
-  return finite;
+  return is_zero<T>(zero);
 }
 
 template <class T>

@@ -49,9 +49,15 @@ class WeightGrad {
         const int64_t before = p_.reverse ? t + 1 : t - 1;
         const bool first =
             p_.reverse ? t + 1 == (p_.lengths ? p_.lengths[b] : p_.steps) : t == 0;
-        h_before_[tokens_] = first ? p_.h0 + b * p_.H : p_.y + (before * p_.B + b) * p_.H;
         gates_[tokens_] = grads + b * 4 * p_.H;
         if (p_.grad_table) ids_[tokens_] = p_.ids[t * p_.B + b];
+        // What starts from zeros adds nothing (but 0 times Inf or NaN is NaN, as ever).
+        if (first && p_.zero_h0 && all_finite(gates_[tokens_], 4 * p_.H)) {
+          if (p_.grad_table)
+            add_to_table(gates_[tokens_] + begin_, begin_, end_ - begin_, tokens_);
+          continue;
+        }
+        h_before_[tokens_] = first ? p_.h0 + b * p_.H : p_.y + (before * p_.B + b) * p_.H;
         if (++tokens_ == kWeightGradDepth) multiply();
       }
     }
@@ -87,13 +93,17 @@ class WeightGrad {
           __builtin_memcpy(column, gates + g, sizeof(T) * kBlockRows);
         }
         for (int64_t r = 0; g + r < count; ++r) column[r] = gates[g + r];
-        if (!p_.grad_table) continue;
-        T* row = p_.grad_table + ids_[k] * 4 * p_.H + m;
-        for (g = 0; g < count; g += kLanes<T>) {
-          const int64_t n = count - g;
-          store_upto(row + g, load_upto(row + g, n) + load_upto(gates + g, n), n);
-        }
+        if (p_.grad_table) add_to_table(gates, m, count, k);
       }
+    }
+  }
+
+  // Gates [m, m + count) of token k onto its row of the table.
+  FASTCHAR_INLINE void add_to_table(const T* gates, int64_t m, int64_t count, int64_t k) {
+    T* row = p_.grad_table + ids_[k] * 4 * p_.H + m;
+    for (int64_t g = 0; g < count; g += kLanes<T>) {
+      const int64_t n = count - g;
+      store_upto(row + g, load_upto(row + g, n) + load_upto(gates + g, n), n);
     }
   }
 

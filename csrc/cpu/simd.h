@@ -275,6 +275,23 @@ FASTCHAR_INLINE Vec<T> sums_of_lanes(Vec<T> (&rows)[kLanes<T>]) {
   }
 }
 
+// Whether all lanes are 0 (not NaN).
+template <class T>
+FASTCHAR_INLINE bool is_zero(Vec<T> v) {
+  bool zero = true;
+  for (int i = 0; i < kLanes<T>; ++i) zero &= v[i] == 0;
+  return zero;
+}
+
+// Whether neither Inf nor NaN is among n elements.
+template <class T>
+FASTCHAR_INLINE bool all_finite(const T* x, int64_t n) {
+  Vec<T> zero{};  // NaN as soon as something is not finite
+  for (int64_t i = 0; i < n; i += kLanes<T>)
+    zero = fma(load_upto(x + i, n - i), Vec<T>{}, zero);
+  return is_zero<T>(zero);
+}
+
 // --- exponentials ---
 
 // Constants of exp for one element type. `magic` is 1.5 * 2^(mantissa bits): adding it rounds
