@@ -22,6 +22,7 @@ from fastchar.training.data import TextData, vocabularies
 from fastchar.training.evaluation import evaluate, text_loss
 from fastchar.training.files import Pair
 from fastchar.training.folder import read_metrics
+from fastchar.training.tasks import Seq2SeqTask
 
 QUIET = make_console(stderr=True)
 STILL = {"learning_rate": 0.0, "dropout": 0.0, "embedding_dim": 8, "hidden_size": 12}
@@ -109,17 +110,27 @@ def test_early_stopping(tmp_path: Path, pairs_file: Path) -> None:
     assert len(read_metrics(tmp_path / "run" / "metrics.csv")) == 3
 
 
-def test_the_best_epoch_is_kept(tmp_path: Path, pairs_file: Path) -> None:
+def test_the_best_epoch_is_kept(
+    tmp_path: Path, pairs_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A run that goes astray: the model and best.ckpt are of the best epoch, not of the last."""
+
+    def lead_astray(task: Seq2SeqTask) -> None:
+        if task.current_epoch == 3:
+            with torch.no_grad():
+                for parameter in task.parameters():
+                    parameter.mul_(-20)
+
+    monkeypatch.setattr(Seq2SeqTask, "on_train_epoch_start", lead_astray)
     config = Config(
         data=str(pairs_file),
         out=str(tmp_path / "run"),
         embedding_dim=8,
         hidden_size=12,
-        epochs=8,
+        epochs=4,
         batch_size=8,
         schedule="constant",
-        learning_rate=0.3,
+        learning_rate=0.01,
     )
     model = train(config, QUIET).model
     rows = read_metrics(tmp_path / "run" / "metrics.csv")
