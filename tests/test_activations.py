@@ -45,3 +45,15 @@ def test_ends_and_specials(isa: str) -> None:
     # Below the smallest normal number sigmoid is flushed to zero.
     torch.testing.assert_close(sigmoid, torch.sigmoid(x), equal_nan=True, rtol=3e-7, atol=1.2e-38)
     torch.testing.assert_close(tanh, torch.tanh(x), equal_nan=True, rtol=3e-7, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_no_hole_before_saturation(dtype: torch.dtype, isa: str) -> None:
+    """Where exp leaves the range of numbers: close steps around every such place."""
+    ends = torch.tensor([20.0, 40.0, 87.3, 88.376, 88.72, 104.0, 708.3, 709.43, 709.78, 745.0])
+    x = (ends.double().unsqueeze(1) + torch.linspace(-1, 1, 4096).double()).flatten().to(dtype)
+    x = torch.cat([x, -x])
+    sigmoid, tanh = activations(x)
+    tiny = torch.finfo(dtype).tiny
+    torch.testing.assert_close(sigmoid, torch.sigmoid(x), rtol=1e-6, atol=tiny)
+    torch.testing.assert_close(tanh, torch.tanh(x), rtol=1e-6, atol=0)
