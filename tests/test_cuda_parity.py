@@ -92,11 +92,19 @@ def test_cell(dtype):
     ).check()
 
 
+def unread_past_the_ends(ids: Tensor) -> Tensor:
+    """ids [T,B] with an id that no table has in the padding: reading it would stop the kernel."""
+    steps = torch.arange(len(ids), device=ids.device).unsqueeze(1)
+    return torch.where(steps < torch.tensor(RAGGED, device=ids.device), ids, 1 << 40)
+
+
 def lstm_case(dtype: torch.dtype, H: int, ragged: bool, folded: bool) -> Sample:
     T, B, V, E = 7, len(RAGGED), 13, 16
     shapes = [(V, E), (2, B, H), (2, B, H), *[(4 * H, E), (4 * H, H), (4 * H,), (4 * H,)] * 2]
     inputs = [torch.randn(shape) / (shape[-1] ** 0.5) for shape in shapes]
     ids = torch.randint(V, (T, B))
+    if ragged and folded:
+        ids = unread_past_the_ends(ids)
 
     def call(module, table, h, c, *params):
         lengths = torch.tensor(RAGGED, device=h.device) if ragged else None
@@ -134,6 +142,31 @@ def test_lstm_in_float32(H):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("V", "H"), [(0, 21), (0, 48), (13, 48), (9000, 21)])
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("ragged", [False, True])
+def test_sequence(dtype, V, H, reverse, ragged):
+    """One direction of one layer: from gates (V = 0) or a table's rows, also of one too large for
+    the counting sort."""
+    T, B = max(RAGGED), len(RAGGED)
+    shapes = [(V, 4 * H) if V else (T, B, 4 * H), (4 * H, H), (B, H), (B, H)]
+    ids = torch.randint(V, (T, B)) if V else None
+
+    def call(sequence, unread, gates, *others):
+        lengths = torch.tensor(RAGGED, device=gates.device) if ragged else None
+        own = unread_past_the_ends(ids) if V and ragged and unread else ids
+        own = None if own is None else own.to(gates.device)
+        return sequence(gates, own, *others, lengths, reverse)[:3]
+
+    compare(
+        lambda *tensors: call(functional.ops.lstm_sequence, True, *tensors),
+        lambda *tensors: call(reference.lstm_sequence, False, *tensors),
+        [torch.randn(shape) / shape[-1] ** 0.5 for shape in shapes],
+        dtype,
+    ).check()
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
 def test_loss(dtype, reduction):
     N, H, V = 200, 40, 67
@@ -161,19 +194,33 @@ def test_loss(dtype, reduction):
 
 def step_arguments() -> tuple[Tensor, ...]:
     """A folded table, W_hh, a zero state, ids and lengths, in bf16."""
-    H, T, B, V = 200, 6, len(RAGGED), 20
+    H, T, B, V = 200, max(RAGGED), len(RAGGED), 20
     table = torch.randn(V, 4 * H, device=DEVICE, dtype=torch.bfloat16)
     w_hh = torch.randn(4 * H, H, device=DEVICE, dtype=torch.bfloat16) / H**0.5
     state = torch.zeros(B, H, device=DEVICE, dtype=torch.bfloat16)
-    ids = torch.randint(V, (T, B), device=DEVICE)
-    return table, w_hh, state, ids, torch.tensor(RAGGED, device=DEVICE).clamp(max=T)
+    ids = unread_past_the_ends(torch.randint(V, (T, B), device=DEVICE))
+    return table, w_hh, state, ids, torch.tensor(RAGGED, device=DEVICE)
 
 
-def run_step(table, w_hh, state, ids, lengths) -> list[Tensor]:
+def run_step(table, w_hh, state, ids, lengths, need_h0=True) -> list[Tensor]:
     ops = torch.ops.fastchar
-    y, h_n, c_n, act, cell = ops.lstm_sequence(table, ids, w_hh, state, state, lengths, False, True)
-    grads = ops.lstm_sequence_backward(y, h_n, c_n, act, cell, w_hh, state, lengths, False)
-    return [y, h_n, c_n, *grads, ops.embedding_backward(grads[0], ids, len(table), -1, False)]
+    inputs = (ids, w_hh, state, state, lengths, False)
+    y, h_n, c_n, act, cell = ops.lstm_sequence(table, *inputs, True)
+    grads = ops.lstm_sequence_backward(*(y, h_n, c_n, act, cell, y), *inputs, len(table), need_h0)
+    return [y, h_n, c_n, *grads]
+
+
+@pytest.mark.parametrize("way", ["", "grid", "steps"])
+def test_without_the_gradient_of_h0(way, monkeypatch):
+    """It has no elements where it is not needed; everything else has the same bits."""
+    monkeypatch.setenv("FASTCHAR_CUDA_LSTM", way)
+    arguments = step_arguments()
+    *others, grad_h0, grad_c0 = run_step(*arguments)
+    *same, none, same_c0 = run_step(*arguments, need_h0=False)
+    assert grad_h0.shape == grad_c0.shape
+    assert none.shape == (0,)
+    for one, other in zip((*others, grad_c0), (*same, same_c0), strict=True):
+        assert torch.equal(one, other)
 
 
 def test_same_bits_again_and_on_a_side_stream():

@@ -1,9 +1,9 @@
 // Launchers of the embedding kernels on CUDA.
-#include "embedding.cuh"
+#include "embedding.h"
 
 #include <vector>
 
-#include "launch.h"
+#include "embedding.cuh"
 
 namespace fastchar::cuda {
 namespace {
@@ -85,8 +85,8 @@ Tensor embedding_backward(const Tensor& grad, const Tensor& ids_arg, int64_t num
   const Tensor ids = ids_on(grad, op, "ids", ids_arg);
   const int64_t N = ids.numel(), V = num_weights, E = grad.size(ids.dim());
   if (N >= INT32_MAX) fail(op, "ids", "fewer than 2^31 - 1 tokens", N);
-  if (V > kMaxIds) return sorted_backward(grad, ids, V, padding_idx, scale_grad_by_freq);
   if (N * V * E == 0) return torch::stable::new_zeros(grad, {V, E});
+  if (V > kMaxIds) return sorted_backward(grad, ids, V, padding_idx, scale_grad_by_freq);
 
   Tensor out = torch::stable::new_empty(grad, {V, E});
   with_dtype(op, "grad", grad.scalar_type(), [&](auto zero) {
@@ -119,6 +119,23 @@ Tensor embedding_backward(const Tensor& grad, const Tensor& ids_arg, int64_t num
 }
 
 }  // namespace
+
+Tensor scatter_tokens(const Tensor& grad, const Tensor& ids,
+                      const std::optional<Tensor>& lengths, int64_t V) {
+  if (!lengths) return embedding_backward(grad, ids, V, -1, false);
+  const OnDevice device(grad);
+  // An id of no row, left out like padding_idx. torch's own gradient has none; there the zeros
+  // are added to a row that exists.
+  const bool left_out = V <= kMaxIds;
+  Tensor masked = torch::stable::empty_like(ids);
+  if (ids.numel() > 0) {
+    mask_ids<<<blocks_for(ids.numel(), kRowThreads), kRowThreads, 0, device.stream()>>>(
+        data<int64_t>(ids), data<int64_t>(*lengths), mutable_data<int64_t>(masked), ids.numel(),
+        ids.size(1), left_out ? V : 0);
+    check_launch("embedding_backward");
+  }
+  return embedding_backward(grad, masked, V, left_out ? V : -1, false);
+}
 
 STABLE_TORCH_LIBRARY_IMPL(fastchar, CUDA, m) {
   m.impl("embedding", TORCH_BOX(&embedding));

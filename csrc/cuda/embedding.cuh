@@ -40,7 +40,7 @@ struct EmbeddingBackwardParams {
   int* tokens;         // [N], sorted by id
   Acc<T>* partial;     // [max_pieces, E]
   int64_t N, V, E;
-  int64_t padding_idx;  // -1: none
+  int64_t padding_idx;  // its tokens are left out, V too: an id of no row; -1: none
   bool scale_grad_by_freq;
   int chunks, chunk;   // tokens per chunk, a multiple of 32
   int piece;           // tokens per piece
@@ -72,6 +72,16 @@ __global__ void __launch_bounds__(kRowThreads) embedding_gather(EmbeddingParams<
                    load_pack<T, n>(p.weight + id * p.weight_stride + column));
 }
 
+// out [T, B] of N elements: the ids before each sequence's end, `other` past it, where what
+// stands is not read.
+static __global__ void __launch_bounds__(kRowThreads)
+    mask_ids(const int64_t* ids, const int64_t* lengths, int64_t* out, int64_t N, int64_t B,
+             int64_t other) {
+  const int64_t token = static_cast<int64_t>(blockIdx.x) * kRowThreads + threadIdx.x;
+  if (token >= N) return;
+  out[token] = token / B < lengths[token % B] ? ids[token] : other;
+}
+
 // One warp per chunk; dynamic shared memory: V counts.
 template <class T>
 __global__ void __launch_bounds__(kWarp) count_ids(EmbeddingBackwardParams<T> p) {
@@ -83,8 +93,9 @@ __global__ void __launch_bounds__(kWarp) count_ids(EmbeddingBackwardParams<T> p)
   const int64_t begin = static_cast<int64_t>(chunk) * p.chunk;
   for (int64_t token = begin + lane; token < begin + p.chunk && token < p.N; token += kWarp) {
     const int64_t id = p.ids[token];
+    if (id == p.padding_idx) continue;
     FASTCHAR_DEVICE_CHECK(id >= 0 && id < p.V);
-    if (id != p.padding_idx) atomicAdd(count + id, 1);
+    atomicAdd(count + id, 1);
   }
   __syncwarp();
   for (int v = lane; v < p.V; v += kWarp) {

@@ -3,6 +3,8 @@
 
 #include <tuple>
 
+#include "before.cuh"
+#include "embedding.h"
 #include "steps.cuh"
 
 namespace fastchar::cuda {
@@ -129,30 +131,61 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> lstm_sequence(
   return {y, h_n, c_n, act, cell};
 }
 
-std::tuple<Tensor, Tensor, Tensor> lstm_sequence_backward(
+// grad_w_hh [4H, H] from grad_gates [T, B, 4H], zero past each end.
+template <class T>
+void recurrent_weight_grad(const LstmSequenceBackwardParams<T>& p, const Tensor& grad_gates,
+                           const Tensor& y, const Tensor& h0, Tensor& grad_w_hh,
+                           const OnDevice& device) {
+  const int64_t N = static_cast<int64_t>(p.steps) * p.B, H = p.H;
+  Tensor before = torch::stable::new_empty(y, {N, H});
+  const StatesBeforeParams<T> q{data<T>(y), data<T>(h0), p.lengths, mutable_data<T>(before),
+                                p.steps,    p.B,         p.H,       p.reverse};
+  const bool possible = H % (16 / static_cast<int64_t>(sizeof(T))) == 0 && aligned_to_16(q.y) &&
+                        aligned_to_16(q.h0);
+  with_pack<T>(possible, [&](auto n) {
+    const dim3 grid(blocks_for(N, kRowThreads / lanes_per_row<n>(H)),
+                    static_cast<unsigned>(column_tiles<n>(H)));
+    states_before<T, n><<<grid, kRowThreads, 0, device.stream()>>>(q);
+  });
+  const Tensor by_token = torch::stable::view(grad_gates, {N, 4 * H});
+  mm_out(grad_w_hh, torch::stable::transpose(by_token, 0, 1), before);
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> lstm_sequence_backward(
     const std::optional<Tensor>& grad_y, const std::optional<Tensor>& grad_h_n,
     const std::optional<Tensor>& grad_c_n, const Tensor& act, const Tensor& cell,
-    const Tensor& w_hh, const Tensor& c0, const std::optional<Tensor>& lengths, bool reverse) {
+    const Tensor& y, const std::optional<Tensor>& ids_arg, const Tensor& w_hh, const Tensor& h0,
+    const Tensor& c0, const std::optional<Tensor>& lengths, bool reverse, int64_t num_rows,
+    bool need_h0) {
   constexpr const char* op = "lstm_sequence_backward";
-  const OnDevice device(act);
-  const ScalarType dtype = act.scalar_type();
-  check_shape(op, "act", act, {kAny, kAny, kAny});
-  check_shape(op, "w_hh", w_hh, {kAny, kAny});
-  const int64_t T = act.size(0), B = act.size(1), H = w_hh.size(1);
-  check_dense_on(act, op, "w_hh", w_hh, dtype, {4 * H, H});
-  check_dense_on(act, op, "act", act, dtype, {T, B, 4 * H});
-  check_dense_on(act, op, "cell", cell, dtype, {T, B, H});
-  check_dense_on(act, op, "c0", c0, dtype, {B, H});
-  check_dense_on(act, op, "grad_y", grad_y, dtype, {T, B, H});
-  check_dense_on(act, op, "grad_h_n", grad_h_n, dtype, {B, H});
-  check_dense_on(act, op, "grad_c_n", grad_c_n, dtype, {B, H});
-  check_lengths(act, op, lengths, B);
+  const OnDevice device(cell);
+  const ScalarType dtype = cell.scalar_type();
+  check_shape(op, "cell", cell, {kAny, kAny, kAny});
+  const int64_t T = cell.size(0), B = cell.size(1), H = cell.size(2);
+  check_dense_on(cell, op, "cell", cell, dtype, {T, B, H});
+  check_dense_on(cell, op, "act", act, dtype, {T, B, 4 * H});
+  check_dense_on(cell, op, "y", y, dtype, {T, B, H});
+  check_dense_on(cell, op, "w_hh", w_hh, dtype, {4 * H, H});
+  check_dense_on(cell, op, "h0", h0, dtype, {B, H});
+  check_dense_on(cell, op, "c0", c0, dtype, {B, H});
+  check_dense_on(cell, op, "grad_y", grad_y, dtype, {T, B, H});
+  check_dense_on(cell, op, "grad_h_n", grad_h_n, dtype, {B, H});
+  check_dense_on(cell, op, "grad_c_n", grad_c_n, dtype, {B, H});
+  check_lengths(cell, op, lengths, B);
   check_sizes(op, T, B, H);
+  std::optional<Tensor> ids;
+  if (ids_arg) {
+    check_shape(op, "ids", *ids_arg, {T, B});
+    if (num_rows < 0) fail(op, "num_rows", "a count", num_rows);
+    ids = ids_on(cell, op, "ids", *ids_arg);
+  }
 
-  Tensor grad_gates = torch::stable::empty_like(act);
-  Tensor grad_h0 = torch::stable::empty_like(c0), grad_c0 = torch::stable::empty_like(c0);
-  if (B * H == 0) return {grad_gates, grad_h0, grad_c0};
-  with_dtype(op, "act", dtype, [&](auto zero) {
+  Tensor grad_gates = torch::stable::new_empty(cell, {T, B, 4 * H});
+  Tensor grad_w_hh = torch::stable::new_empty(cell, {4 * H, H});
+  Tensor grad_h0 =
+      need_h0 ? torch::stable::new_empty(cell, {B, H}) : torch::stable::new_empty(cell, {0});
+  Tensor grad_c0 = torch::stable::new_empty(cell, {B, H});
+  with_dtype(op, "cell", dtype, [&](auto zero) {
     using T_ = decltype(zero);
     LstmSequenceBackwardParams<T_> p{};
     p.grad_y = data<T_>(grad_y);
@@ -164,7 +197,7 @@ std::tuple<Tensor, Tensor, Tensor> lstm_sequence_backward(
     p.c0 = data<T_>(c0);
     p.lengths = data<int64_t>(lengths);
     p.grad_gates = mutable_data<T_>(grad_gates);
-    p.grad_h0 = mutable_data<T_>(grad_h0);
+    p.grad_h0 = need_h0 ? mutable_data<T_>(grad_h0) : nullptr;
     p.grad_c0 = mutable_data<T_>(grad_c0);
     p.steps = static_cast<int>(T);
     p.B = static_cast<int>(B);
@@ -172,10 +205,19 @@ std::tuple<Tensor, Tensor, Tensor> lstm_sequence_backward(
     p.reverse = reverse;
     SequenceTensors tensors{w_hh};
     tensors.grad_gates = &grad_gates;
-    if (!resident_backward_launch(p, tensors, device)) backward_by_steps(p, tensors, device);
+    if (B * H > 0 && !resident_backward_launch(p, tensors, device)) {
+      backward_by_steps(p, tensors, device);
+    }
+    if (T * B * H > 0) {
+      recurrent_weight_grad(p, grad_gates, y, h0, grad_w_hh, device);
+    } else {
+      torch::stable::zero_(grad_w_hh);
+    }
     check_launch(op);
   });
-  return {grad_gates, grad_h0, grad_c0};
+  // Until here a row per token; with ids the rows of the table are asked for.
+  if (ids) grad_gates = scatter_tokens(grad_gates, *ids, lengths, num_rows);
+  return {grad_gates, grad_w_hh, grad_h0, grad_c0};
 }
 
 }  // namespace

@@ -36,7 +36,7 @@ struct LstmSequenceBackwardParams {
   const T* c0;             // [B, H]
   const int64_t* lengths;  // [B] on the device, or null
   T* grad_gates;           // [T, B, 4H], zeros past each end
-  T* grad_h0;              // [B, H]
+  T* grad_h0;              // [B, H] or null; its product is made all the same, one of T
   T* grad_c0;              // [B, H]
   int steps, B, H;
   bool reverse;
@@ -153,8 +153,9 @@ struct BackwardUnit {
   }
 
   FASTCHAR_INLINE void end(const LstmSequenceBackwardParams<T>& p) const {
-    p.grad_h0[static_cast<int64_t>(b) * p.H + unit] = narrow<T>(dh);
-    p.grad_c0[static_cast<int64_t>(b) * p.H + unit] = narrow<T>(dc);
+    const int64_t i = static_cast<int64_t>(b) * p.H + unit;
+    if (p.grad_h0) p.grad_h0[i] = narrow<T>(dh);
+    p.grad_c0[i] = narrow<T>(dc);
   }
 };
 

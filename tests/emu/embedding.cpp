@@ -36,9 +36,10 @@ void test_gather(int N, int V, int E) {
 }
 
 template <class T, int n, int n_acc>
-void test_gradient(int N, int V, int E, int64_t padding_idx, bool by_freq, bool skewed) {
+void test_gradient(const std::vector<int64_t>& ids, int V, int E, int64_t padding_idx,
+                   bool by_freq) {
+  const int N = static_cast<int>(ids.size());
   const auto grad = random_values<T>(N * E);
-  const auto ids = random_ids(N, V, skewed);
   std::vector<T> out(V * E);
   EmbeddingBackwardParams<T> p{};
   p.grad = grad.data();
@@ -65,7 +66,7 @@ void test_gradient(int N, int V, int E, int64_t padding_idx, bool by_freq, bool 
   emu::launch(grid(p.max_pieces, column_tiles<n>(E), kRowThreads), sum_pieces<T, n>, p);
   emu::launch(grid(V, column_tiles<n_acc>(E), kRowThreads), sum_ids<T, n_acc>, p);
 
-  std::vector<double> expected(V * E), occurrences(V);
+  std::vector<double> expected(V * E), occurrences(V + 1);
   for (int64_t id : ids) occurrences[id] += 1;
   for (int i = 0; i < N * E; ++i) {
     const int64_t id = ids[i / E];
@@ -75,12 +76,36 @@ void test_gradient(int N, int V, int E, int64_t padding_idx, bool by_freq, bool 
   expect_close("gradient", out, expected, 8);
 }
 
+template <class T, int n, int n_acc>
+void test_gradient(int N, int V, int E, int64_t padding_idx, bool by_freq, bool skewed) {
+  test_gradient<T, n, n_acc>(random_ids(N, V, skewed), V, E, padding_idx, by_freq);
+}
+
+// The ids of sequences of these lengths: past an end no kernel looks at what stands there, and
+// nothing is added to any row.
+template <class T, int n, int n_acc>
+void test_ragged_gradient(int steps, int V, int E, const std::vector<int64_t>& lengths) {
+  const int B = static_cast<int>(lengths.size()), N = steps * B;
+  std::vector<int64_t> ids = random_ids(N, V, false), masked(N), expected = ids;
+  for (int i = 0; i < N; ++i) {
+    if (i / B < lengths[i % B]) continue;
+    ids[i] = -7;
+    expected[i] = V;
+  }
+  emu::launch(grid((N + kRowThreads - 1) / kRowThreads, 1, kRowThreads), mask_ids, ids.data(),
+              lengths.data(), masked.data(), N, B, V);
+  if (masked != expected) report("mask_ids");
+  test_gradient<T, n, n_acc>(masked, V, E, V, false);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   return run_seeds(argc, argv, [] {
     test_gradient<half, 1, 1>(33, 3, 5, -1, true, false);
 #if !defined(__SANITIZE_THREAD__)  // whose fibers are expensive
+    test_ragged_gradient<float, 1, 1>(5, 4, 3, {5, 0, 2, 4});
+    test_ragged_gradient<half, 8, 4>(60, 9, 16, {7, 60, 0, 31, 55, 1, 59});
     test_gather<float, 4>(37, 5, 20);
     test_gather<bfloat16, 1>(9, 3, 67);
     test_gradient<float, 4, 4>(700, 7, 12, -1, false, true);  // 3 chunks, ids of many pieces

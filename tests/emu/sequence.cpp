@@ -3,6 +3,7 @@
 // in the padding is NaN and an id that no table has.
 #include <limits>
 
+#include "before.cuh"
 #include "check.h"
 #include "lstm_reference.h"
 #include "resident.cuh"
@@ -16,6 +17,7 @@ struct Case {
   int T, B, H, V;
   bool reverse;
   std::vector<int64_t> lengths;
+  bool need_h0 = true;
 };
 
 // A problem with inputs rounded to T, and every array that the kernels take.
@@ -69,9 +71,14 @@ struct Problem {
             shape.V,      shape.reverse};
   }
   LstmSequenceBackwardParams<T> backward_params() {
-    return {grad_y.data(),  grad_h_n.data(), grad_c_n.data(), act.data(),        cell.data(),
-            w_hh.data(),    c0.data(),       lengths(),       grad_gates.data(), grad_h0.data(),
-            grad_c0.data(), shape.T,         shape.B,         shape.H,           shape.reverse};
+    return {grad_y.data(),     grad_h_n.data(),
+            grad_c_n.data(),   act.data(),
+            cell.data(),       w_hh.data(),
+            c0.data(),         lengths(),
+            grad_gates.data(), shape.need_h0 ? grad_h0.data() : nullptr,
+            grad_c0.data(),    shape.T,
+            shape.B,           shape.H,
+            shape.reverse};
   }
   const int64_t* lengths() const {
     return shape.lengths.empty() ? nullptr : shape.lengths.data();
@@ -91,7 +98,7 @@ struct Problem {
     const Backward r = backward(reference, widened(act), widened(cell), wide_grad_y,
                                 widened(grad_h_n), widened(grad_c_n));
     expect_close(way + " grad_gates", grad_gates, r.grad_gates, kSteps);
-    expect_close(way + " grad_h0", grad_h0, r.grad_h0, kSteps);
+    if (shape.need_h0) expect_close(way + " grad_h0", grad_h0, r.grad_h0, kSteps);
     expect_close(way + " grad_c0", grad_c0, r.grad_c0, kSteps);
   }
 
@@ -196,6 +203,40 @@ void test_steps(const Case& shape) {
   problem.check_backward("steps");
 }
 
+// y past an end, and h0 of an empty sequence, are NaN.
+template <class T, int n>
+void test_states_before(const Case& shape) {
+  const int B = shape.B, H = shape.H, N = shape.T * B;
+  const T nan = narrow<T>(std::numeric_limits<float>::quiet_NaN());
+  std::vector<T> y = random_values<T>(N * H), h0 = random_values<T>(B * H), got(N * H);
+  Sequence order{};
+  order.T = shape.T;
+  order.reverse = shape.reverse;
+  order.lengths = shape.lengths;
+  std::vector<double> expected(N * H);
+  for (int b = 0; b < B; ++b) {
+    const int length = order.length(b);
+    for (int s = 0; s < length; ++s) {
+      for (int u = 0; u < H; ++u) {
+        expected[(order.step(b, s) * B + b) * H + u] =
+            widen(s ? y[(order.step(b, s - 1) * B + b) * H + u] : h0[b * H + u]);
+      }
+    }
+    for (int u = 0; u < H; ++u) {
+      for (int t = length; t < shape.T; ++t) y[(t * B + b) * H + u] = nan;
+      if (length == 0) h0[b * H + u] = nan;
+    }
+  }
+  const StatesBeforeParams<T> p{
+      y.data(),   h0.data(),    shape.lengths.empty() ? nullptr : shape.lengths.data(),
+      got.data(), shape.T,      B,
+      H,          shape.reverse};
+  const int rows = kRowThreads / lanes_per_row<n>(H);
+  const dim3 blocks((N + rows - 1) / rows, static_cast<unsigned>(column_tiles<n>(H)));
+  emu::launch({blocks, kRowThreads}, states_before<T, n>, p);
+  expect_close("states_before", got, expected, 0);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -205,14 +246,19 @@ int main(int argc, char** argv) {
 #if !defined(__SANITIZE_THREAD__)  // whose fibers are expensive
     const Case ragged{4, 5, 11, 0, false, {4, 0, 1, 3, 2}};
     const Case ragged_back{4, 5, 13, 6, true, {2, 4, 0, 1, 4}};
+    test_states_before<float, 1>(ragged);
+    test_states_before<double, 1>(ragged_back);
+    test_states_before<half, 8>({7, 3, 24, 0, true, {3, 7, 0}});
+    test_states_before<bfloat16, 8>({3, 5, 304, 0, false, {}});
+    test_states_before<float, 4>({3, 2, 140, 0, true, {}});
     test_steps<float>(ragged);
     test_steps<double>(ragged_back);
-    test_steps<bfloat16>({3, 2, 7, 0, true, {}});
+    test_steps<bfloat16>({3, 2, 7, 0, true, {}, false});
     test_resident<bfloat16, 1, BlockExchange>("block", ragged);
     test_resident<half, 1, BlockExchange>("block", ragged_back);
     test_resident<half, 1, BlockExchange>("block", {2, 9, 128, 0, false, {}});
     test_resident<bfloat16, 2, ClusterExchange>("cluster", {3, 3, 139, 5, false, {3, 1, 2}});
-    test_resident<bfloat16, 4, ClusterExchange>("cluster", {2, 2, 36, 0, false, {}});
+    test_resident<bfloat16, 4, ClusterExchange>("cluster", {2, 2, 36, 0, false, {}, false});
     test_resident<half, 2, GridExchange>("grid", {3, 18, 150, 0, true, {}});
     test_resident<bfloat16, 4, GridExchange>("grid", {2, 3, 37, 4, true, {1, 2, 0}});
 #endif
