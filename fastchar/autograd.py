@@ -326,7 +326,7 @@ linear_cross_entropy_reduced = _differentiable(
 )
 
 
-def _last(name: str) -> Call:
+def last(name: str) -> Call:
     """A backward op without a derivative of its own: it says so instead of giving zeros."""
 
     def backward(ctx: Any, *grads: Tensor) -> Grads:
@@ -339,8 +339,8 @@ def _last(name: str) -> Call:
     return direct(name)
 
 
-_lstm_cell_backward = _last("lstm_cell_backward")
-_lstm_step_backward = _last("lstm_step_backward")
-_lstm_step_weight_grad = _last("lstm_step_weight_grad")
-_lstm_sequence_backward = _last("lstm_sequence_backward")
-_linear_cross_entropy_backward = _last("linear_cross_entropy_backward")
+_lstm_cell_backward = last("lstm_cell_backward")
+_lstm_step_backward = last("lstm_step_backward")
+_lstm_step_weight_grad = last("lstm_step_weight_grad")
+_lstm_sequence_backward = last("lstm_sequence_backward")
+_linear_cross_entropy_backward = last("linear_cross_entropy_backward")

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from fastchar import backend, reference
-from fastchar.ragged import real_tokens
+from fastchar.ragged import ragged_in_a_graph, real_tokens
 from fastchar.reference.cell import State
 from fastchar.reference.layers import (
     Weights,
@@ -295,7 +295,8 @@ def _run(
 ) -> Result:
     """The layers on the kernels: x [T,B,E], or ids [T,B] into `table` [V,E]; computed in dtype."""
     real = None if lengths is None else real_tokens(lengths, x.shape[0])
-    if table is None and lengths is not None and real is None:
+    in_graph = lengths if lengths is not None and ragged_in_a_graph(lengths) else None
+    if table is None and lengths is not None and real is None and in_graph is None:
         x = mask_padding(x, lengths)
     read: tuple[Tensor, Tensor] | None = None  # a layer's input, and the real tokens of it
 
@@ -306,6 +307,8 @@ def _run(
         if table is not None and not x.is_floating_point():
             folded = F.linear(table, w_ih, bias)
             return _index_error(ops.lstm_sequence, folded, x, w_hh, h0, c0, lengths, reverse)
+        if in_graph is not None:
+            return ops.lstm_ragged(x, in_graph, w_ih, bias, w_hh, h0, c0, reverse)
         if real is None:
             gates = F.linear(x, w_ih, bias)
             return ops.lstm_sequence(gates, None, w_hh, h0, c0, lengths, reverse)

@@ -7,11 +7,18 @@ from torch import Tensor
 RAGGED_SHARE = 0.9
 
 
+def ragged_in_a_graph(lengths: Tensor) -> bool:
+    """Whether a graph is being made that may hold `ops.lstm_ragged`, which looks as it runs."""
+    compiling = torch.compiler.is_compiling() and not torch.compiler.is_exporting()
+    return compiling and lengths.device.type == "cpu"
+
+
 def real_tokens(lengths: Tensor, T: int) -> tuple[Tensor, Tensor] | None:
     """Where the tokens before each end stand: their indices in [T*B], and each one's place, [T,B].
 
     So that input projections and their gradients cost what those tokens cost. None where few
-    would be saved, and where their number can't be looked at: in a graph, or on a GPU.
+    would be saved, and where their number can't be looked at: in a graph (whose op calls this when
+    it runs), or on a GPU.
     """
     if torch.compiler.is_compiling() or type(lengths) is not Tensor or lengths.device.type != "cpu":
         return None

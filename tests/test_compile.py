@@ -71,6 +71,47 @@ def test_new_sizes_do_not_recompile() -> None:
     assert counter.frame_count <= 3
 
 
+@pytest.mark.native
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("need_x", [True, False])
+def test_compiled_ragged_batches(bias: bool, need_x: bool) -> None:
+    """Any lengths through one graph: results and gradients of eager, NaN in the padding or not."""
+    model = fastchar.LSTM(6, 8, 2, bidirectional=True, bias=bias, dtype=torch.float64)
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(model, fullgraph=True, backend=counter)
+    for lengths in ([7, 1, 4, 2], [7, 7, 7, 7], [0, 0, 0, 0], [1, 0, 7, 6]):
+        n = torch.tensor(lengths)
+        x = torch.randn(7, 4, 6, dtype=torch.float64)
+        x[torch.arange(7).unsqueeze(1) >= n] = float("nan")
+        x.requires_grad_(need_x)
+        inputs = [*model.parameters(), *([x] if need_x else [])]
+        ends = []
+        for call in (compiled, model):
+            y, (h, c) = call(x, lengths=n)
+            loss = (y.square().sum() + h.sum() * 2 + c.sin().sum()) / 3
+            ends.append([y, h, c, *torch.autograd.grad(loss, inputs)])
+        for a, b in zip(*ends, strict=True):
+            torch.testing.assert_close(a, b)
+    assert counter.frame_count == 1
+
+
+@pytest.mark.native
+def test_compiled_graphs_multiply_real_tokens_only() -> None:
+    """The floating point operations of the input projection are eager's, forward and backward."""
+    model = fastchar.LSTM(6, 8)
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    x, n = torch.randn(10, 4, 6, requires_grad=True), torch.tensor([10, 1, 0, 3])
+    compiled(x, lengths=n)
+    counts = []
+    for call in (model, compiled):
+        with torch.profiler.profile(with_flops=True) as profile:
+            call(x, lengths=n)[0].sum().backward()
+        counts.append(
+            sum(e.flops for e in profile.events() if e.name in ("aten::mm", "aten::addmm"))
+        )
+    assert counts == [3 * 2 * 14 * 6 * 32] * 2  # three products of 14 tokens, [6] by [32]
+
+
 class Encoder(nn.Module):
     """The folded LSTM and, on its output, the plain one."""
 
