@@ -65,8 +65,11 @@ def _plain(cls: type) -> bool:
 
 
 def _kernel_dtype(tensors: Sequence[Tensor]) -> torch.dtype | None:
-    """The dtype in which a kernel serves these floating point tensors; None where none does."""
-    if not backend.native() or _transformed(tensors):
+    """The dtype in which a kernel serves these floating point tensors; None where none does.
+
+    None of them in a trace: there torch's own are what torch.jit and the ONNX exporter know.
+    """
+    if not backend.native() or torch.jit.is_tracing() or _transformed(tensors):
         return None
     dtype, device = tensors[0].dtype, tensors[0].device
     if not _device_served(device):
@@ -87,6 +90,8 @@ def _device_served(device: torch.device) -> bool:
 
 
 def _ids_served(ids: Tensor) -> bool:
+    if not isinstance(ids, Tensor):
+        return False
     return ids.dtype in (torch.int64, torch.int32) and _device_served(ids.device)
 
 
@@ -150,6 +155,8 @@ def lstm_cell(
 ) -> State:
     """`torch.lstm_cell`: input [B,E], hx two [B,H] -> (h', c') [B,H]."""
     _check_cell(input, hx, w_ih, w_hh)
+    if (b_ih is None) != (b_hh is None):  # torch takes one alone
+        b_ih, b_hh = b_ih if b_hh is None else b_hh, torch.zeros_like(w_hh[:, 0])
     tensors = [t for t in (input, *hx, w_ih, w_hh, b_ih, b_hh) if t is not None]
     low = _autocast_dtype(input)
     if low is not None:
@@ -174,8 +181,17 @@ def lstm_cell(
     return (h, c) if given is dtype else (h.to(given), c.to(given))
 
 
+def _check_pair(hx: State, caller: str) -> None:
+    """torch's check that a state is a pair, in its words."""
+    if isinstance(hx, Tensor):
+        raise TypeError(f"{caller}(): argument 'hx' must be tuple of Tensors, not Tensor")
+    if len(hx) != 2:
+        raise RuntimeError(f"{caller} expects two hidden states")
+
+
 def _check_cell(x: Tensor, hx: State, w_ih: Tensor, w_hh: Tensor) -> None:
     """torch.lstm_cell's checks, in its words."""
+    _check_pair(hx, "lstm_cell")
     if x.shape[1] != w_ih.shape[1]:
         raise RuntimeError(
             f"input has inconsistent input_size: got {x.shape[1]} expected {w_ih.shape[1]}"
@@ -207,6 +223,8 @@ def lstm(
 ) -> Result:
     """`torch.lstm` with `lengths`: (output, h_n, c_n); see `reference.lstm`."""
     stack = (has_biases, num_layers, dropout, train, bidirectional)
+    if hx is not None:
+        _check_pair(hx, "lstm")
     states = () if hx is None else tuple(hx)
     low = _autocast_dtype(input)
     if low is not None:
@@ -217,6 +235,8 @@ def lstm(
         return _cast(results, low)
     dtype = _kernel_dtype((input, *params, *states))
     if dtype is None or has_projection(params, has_biases, num_layers, bidirectional):
+        if not all(isinstance(p, Tensor) for p in params):
+            raise TypeError("params: expected Tensors, got None, as of a bias that was taken away")
         if lengths is not None or not backend.native() or _transformed((input, *params)):
             return reference.lstm(input, hx, params, *stack, batch_first, lengths=lengths)
         B = input.shape[0 if batch_first else 1]
@@ -260,6 +280,8 @@ def embedding_lstm(
                 padding_idx=padding_idx, lengths=lengths,
             )  # fmt: skip
         return _cast(results, low)
+    if hx is not None:
+        _check_pair(hx, "lstm")
     by_step = ids.t() if batch_first else ids
     if lengths is not None:
         lengths = check_lengths(lengths, by_step)

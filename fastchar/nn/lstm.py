@@ -79,6 +79,11 @@ class LSTM(nn.RNNBase):
             return y.squeeze(batch_dim), (h_n.squeeze(1), c_n.squeeze(1))
         return y, (h_n, c_n)
 
+    # Ours has no use for them; code that was written for nn.LSTM may call them.
+    check_forward_args: Any = nn.LSTM.check_forward_args
+    get_expected_cell_size: Any = nn.LSTM.get_expected_cell_size
+    permute_hidden: Any = nn.LSTM.permute_hidden
+
     def weights(self) -> list[Tensor]:
         """Parameters in `torch.lstm`'s order, read by name: whatever stands there now counts."""
         return [getattr(self, name) for name in self._flat_weights_names]
@@ -99,7 +104,8 @@ class LSTM(nn.RNNBase):
     ) -> tuple[PackedSequence, State]:
         """Runs the padded form with its lengths; order in and out is the packed one's."""
         data, batch_sizes, sorted_indices, unsorted_indices = packed
-        self.check_input(data, batch_sizes)
+        if hx is not None or data.dtype == self.weights()[0].dtype:  # else torch's error differs
+            self.check_input(data, batch_sizes)
         if hx is not None:
             if sorted_indices is not None:
                 hx = (hx[0].index_select(1, sorted_indices), hx[1].index_select(1, sorted_indices))

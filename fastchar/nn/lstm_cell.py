@@ -14,7 +14,7 @@ class LSTMCell(nn.LSTMCell):
     ) -> tuple[Tensor, Tensor]:
         if input.dim() not in (1, 2):
             raise ValueError(f"LSTMCell: Expected input to be 1D or 2D, got {input.dim()}D instead")
-        for k, state in enumerate(hx or ()):
+        for k, state in enumerate(() if hx is None else hx):
             if state.dim() not in (1, 2):
                 raise ValueError(
                     f"LSTMCell: Expected hx[{k}] to be 1D or 2D, got {state.dim()}D instead"
