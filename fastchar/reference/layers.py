@@ -161,6 +161,7 @@ def check_lengths(lengths: Tensor, x: Tensor) -> Tensor:
     """`lengths` as int64 [B] on x's device; ValueError unless it fits x [T,B,*].
 
     Values on a GPU are not looked at, which would wait for it: the kernels clamp them to 0..T.
+    Nor are those of fake tensors, which have none.
     """
     T, B = x.shape[:2]
     if lengths.dtype not in (torch.int32, torch.int64):
@@ -171,7 +172,8 @@ def check_lengths(lengths: Tensor, x: Tensor) -> Tensor:
             f"got {list(lengths.shape)}"
         )
     lengths = lengths.to(x.device, torch.int64)
-    if B and lengths.is_cpu and not torch.compiler.is_compiling():
+    known = type(lengths) is Tensor and lengths.is_cpu and not torch.compiler.is_compiling()
+    if B and known:
         low, high = (int(bound) for bound in lengths.aminmax())
         if low < 0 or high > T:
             raise ValueError(f"lengths must lie in 0..T = {T}, got values in {low}..{high}")
