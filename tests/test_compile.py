@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import fastchar
 from fastchar import functional
@@ -220,3 +221,40 @@ def test_meta_and_fake_match_real(batch_first: bool) -> None:
                     other.stride(),
                     other.dtype,
                 )
+
+
+@pytest.mark.native
+def test_packed_batches_break_a_graph_and_run() -> None:
+    """As with nn.LSTM: without fullgraph, what packs, runs and unpacks gives what eager gives."""
+
+    class Packing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lstm = fastchar.LSTM(6, 8, 2)
+
+        def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+            packed = pack_padded_sequence(x, lengths, enforce_sorted=False)
+            y: Tensor = pad_packed_sequence(self.lstm(packed)[0])[0]
+            return y
+
+    model = Packing()
+    compiled = torch.compile(model, backend="aot_eager")
+    for lengths in (torch.tensor([5, 1, 3]), torch.tensor([2, 5, 5])):
+        x = torch.randn(5, 3, 6)
+        ends = []
+        for call in (compiled, model):
+            y = call(x, lengths)
+            ends.append([y, *torch.autograd.grad(y.sin().sum(), list(model.parameters()))])
+        for a, b in zip(*ends, strict=True):
+            torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("lengths", [False, True])
+def test_fake_tensors_go_through_eager(lengths: bool) -> None:
+    """Lengths too: fake ones have no values to check."""
+    with FakeTensorMode():
+        n = torch.tensor([1, 2, 3]) if lengths else None
+        y, (h, _) = fastchar.LSTM(4, 6, 2)(torch.randn(5, 3, 4), lengths=n)
+        z, _ = fastchar.EmbeddingLSTM(7, 4, 6)(torch.randint(7, (5, 3)), lengths=n)
+        z.sum().backward()
+    assert (y.shape, h.shape, z.shape) == ((5, 3, 6), (2, 3, 6), (5, 3, 6))

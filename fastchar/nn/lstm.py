@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._compile import _disable_dynamo
 from torch.nn.utils.rnn import PackedSequence
 
 from fastchar import functional
@@ -39,6 +40,8 @@ class LSTM(nn.RNNBase):
         if isinstance(input, PackedSequence):
             if lengths is not None:
                 raise ValueError("lengths: expected None with a PackedSequence, which has its own")
+            if torch.compiler.is_compiling():
+                return _packed_outside(self, input, hx)
             return self._forward_packed(input, hx)
 
         def run(x: Tensor, hx: State | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -145,3 +148,9 @@ class LSTM(nn.RNNBase):
             self.check_hidden_size(
                 hx[k], (count, batch, sizes[k]), f"Expected hidden[{k}] size {{}}, got {{}}"
             )
+
+
+@_disable_dynamo  # not torch.compiler.disable, which would import Dynamo with us
+def _packed_outside(module: LSTM, packed: PackedSequence, hx: State | None) -> Any:
+    """A packed batch breaks a graph in two: its shape stands in the values of batch_sizes."""
+    return module._forward_packed(packed, hx)
