@@ -158,7 +158,7 @@ def lstm_cell(
     if (b_ih is None) != (b_hh is None):  # torch takes one alone
         b_ih, b_hh = b_ih if b_hh is None else b_hh, torch.zeros_like(w_hh[:, 0])
     tensors = [t for t in (input, *hx, w_ih, w_hh, b_ih, b_hh) if t is not None]
-    low = _autocast_dtype(input)
+    low = autocast_dtype(input)
     if low is not None:
         result = torch.promote_types(low, hx[1].dtype)
         with torch.autocast("cpu", enabled=False):
@@ -226,7 +226,7 @@ def lstm(
     if hx is not None:
         _check_pair(hx, "lstm")
     states = () if hx is None else tuple(hx)
-    low = _autocast_dtype(input)
+    low = autocast_dtype(input)
     if low is not None:
         with torch.autocast("cpu", enabled=False):
             x, *params = _floats([input, *params])
@@ -270,7 +270,7 @@ def embedding_lstm(
     the embedded tokens would cost N/V times more. The fold's gradients are autograd's own.
     """
     stack = (has_biases, num_layers, dropout, train, bidirectional)
-    low = _autocast_dtype(weight)
+    low = autocast_dtype(weight)
     if low is not None:
         with torch.autocast("cpu", enabled=False):
             table, *params = _floats([weight, *params])
@@ -366,7 +366,7 @@ def linear_cross_entropy(
     target's shape. See `reference.linear_cross_entropy` for the formula.
     """
     tensors = [t for t in (input, linear_weight, linear_bias, weight) if t is not None]
-    low = _autocast_dtype(input)
+    low = autocast_dtype(input)
     result = input.dtype if low is None else torch.float32
     dtype = _kernel_dtype(tensors if low is None else _floats(tensors))
     if (
@@ -406,7 +406,7 @@ def linear_cross_entropy(
     return loss.to(result)
 
 
-def _autocast_dtype(x: Tensor) -> torch.dtype | None:
+def autocast_dtype(x: Tensor) -> torch.dtype | None:
     """Autocast's dtype on the CPU where it is on and applies to x, else None."""
     if not torch.is_autocast_enabled("cpu") or x.device.type != "cpu" or x.dtype == torch.float64:
         return None

@@ -4,6 +4,7 @@ import pytest
 import torch
 from error_rule import Sample
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence
 
 import fastchar
 from fastchar import functional, reference
@@ -80,3 +81,18 @@ def test_gradient_scaler_trains() -> None:
     for p, g in zip(module.parameters(), plain, strict=True):
         torch.testing.assert_close(p.grad, g)
     scaler.step(optimizer)
+
+
+@pytest.mark.parametrize("low", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("state", [None, torch.float32, torch.bfloat16])
+def test_autocast_dtypes_of_a_packed_batch(low: torch.dtype, state: torch.dtype | None) -> None:
+    """Torch's packed path keeps the wider of autocast's dtype and the state's."""
+    found = []
+    for cls in (nn.LSTM, fastchar.LSTM):
+        lstm = cls(4, 6)
+        packed = pack_padded_sequence(torch.randn(5, 3, 4), torch.tensor([5, 3, 2]))
+        hx = None if state is None else (torch.zeros(1, 3, 6, dtype=state),) * 2
+        with torch.autocast("cpu", low):
+            y, (h, c) = lstm(packed, hx)
+        found.append((y.data.dtype, h.dtype, c.dtype))
+    assert found[0] == found[1]

@@ -119,6 +119,10 @@ class LSTM(nn.RNNBase):
         y, h_n, c_n = functional.lstm(
             x, hx, self.weights(), *self.stack_options()[:5], False, lengths=lengths
         )
+        low = functional.autocast_dtype(data)
+        if low is not None:  # torch's packed path leaves the state in its own precision
+            kind = torch.promote_types(low, (data if hx is None else hx[0]).dtype)
+            y, h_n, c_n = y.to(kind), h_n.to(kind), c_n.to(kind)
         output, _ = torch._VF._pack_padded_sequence(y, lengths, False)
         if unsorted_indices is not None:
             h_n, c_n = h_n.index_select(1, unsorted_indices), c_n.index_select(1, unsorted_indices)
