@@ -50,17 +50,24 @@ class _Weights(Function):
         return step_weight_gradients(gates, x, h, ctx.needs_input_grad)
 
 
+def _asking(weights: tuple[Tensor | None, ...]) -> list[bool]:
+    """Which weights ask for a gradient: it may change between two steps."""
+    return [weight is not None and weight.requires_grad for weight in weights]
+
+
 class _Loop:
     """The weights that the steps of one loop share, and their node."""
 
     def __init__(self, weights: tuple[Tensor | None, ...]) -> None:
         self.weights = weights
+        self.ask = _asking(weights)
         self.token = _Weights.apply(*weights)
         self.node = self.token.grad_fn  # None if no weight requires grad
 
     def has(self, weights: tuple[Tensor | None, ...]) -> bool:
         a, b, c, d = self.weights
-        return weights[0] is a and weights[1] is b and weights[2] is c and weights[3] is d
+        same = weights[0] is a and weights[1] is b and weights[2] is c and weights[3] is d
+        return same and self.ask == _asking(weights)
 
     def wait(self, gates: Tensor, x: Tensor, h: Tensor) -> None:
         """A step's part in the weights' gradients, if this backward pass asks for those."""

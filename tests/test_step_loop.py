@@ -143,6 +143,21 @@ def test_frozen_parameters(frozen: str) -> None:
     compare(run)
 
 
+@pytest.mark.parametrize("late", [False, True])
+def test_parameters_frozen_within_a_loop(late: bool) -> None:
+    """Weights that ask for gradients from the third step on, or only until then."""
+
+    def run(cell: nn.LSTMCell) -> None:
+        x, state = inputs(cell)
+        for t, step in enumerate(x):
+            cell.weight_hh.requires_grad_((t >= 2) == late)
+            state = cell(step, state)
+        cell.weight_hh.requires_grad_()
+        (state[0] + state[1]).sum().backward()
+
+    compare(run)
+
+
 def test_gradients_of_inputs_only() -> None:
     """torch.autograd.grad of x: right, and nothing is left waiting at the weights."""
     exact, ours = cells()
