@@ -9,7 +9,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from .covering import Point
-from .tables import Result, digits, geometric_mean, point_text, ratio, table, times
+from .tables import (
+    BUCKETED,
+    SPEED,
+    Result,
+    digits,
+    geometric_mean,
+    point_text,
+    ratio,
+    table,
+    times,
+)
 
 
 @dataclass(frozen=True)
@@ -32,6 +42,7 @@ GOALS = {
 }
 RECURRENCE = 0.8  # of torch.mm's rate, at every point with H >= 256 and B >= 32
 AVX2 = 0.55  # of AVX-512's speed
+TRAINING = 2.0  # words a second of fastchar train, by each bucketed twin's
 MOST_NAMED = 12  # points named one by one
 
 
@@ -100,10 +111,19 @@ def isa_rows(result: Result) -> Iterator[Row]:
         yield Row("AVX2, of AVX-512's speed", values, None, AVX2, share=True)
 
 
+def speed_rows(result: Result) -> Iterator[Row]:
+    """`fastchar train` against each of the twins that bucket their batches."""
+    for name, spread in result["ratios"].items():
+        if name.endswith(f", {BUCKETED}"):
+            what = f"{result['ours']}, against {name}"
+            yield Row(what, [({}, spread["median"])], TRAINING, None, share=False)
+
+
 def all_rows(groups: Iterable[Result], others: dict[str, Result]) -> list[Row]:
     """Every goal that has a result."""
     rows = [row for result in groups for row in group_rows(result)]
-    for name, made in (("recurrence", recurrence_rows), ("isas", isa_rows)):
+    makers = ((SPEED, speed_rows), ("recurrence", recurrence_rows), ("isas", isa_rows))
+    for name, made in makers:
         if name in others:
             rows += made(others[name])
     return rows

@@ -11,6 +11,7 @@ Result = dict[str, Any]
 
 # The result that is no group of the grid: whole training runs.
 SPEED = "train_speed"
+BUCKETED = "bucketed"  # how the names of its trainers end whose batches are alike in length
 # Nor this: examples/third_party.py.
 THIRD_PARTY = "third_party"
 
@@ -223,12 +224,15 @@ def speed_table(result: Result) -> str:
         rows.append(
             (
                 name,
+                f"{result['parameters'][name] / 1e6:.2f} M",
                 f"{spread['median']:.0f}",
                 f"{spread['q1']:.0f} to {spread['q3']:.0f}",
                 times(versus["median"]) if versus else "",
+                f"{digits(versus['q1'])} to {digits(versus['q3'])}" if versus else "",
             )
         )
-    head = ("trainer", "words/s", "quartiles", f"{result['ours']} against it")
+    against = f"{result['ours']} against it"
+    head = ("trainer", "parameters", "words/s", "quartiles", against, "quartiles")
     return table(head, rows, right=1)
 
 

@@ -1,11 +1,15 @@
 """Words a second of `fastchar train`'s own loop against the twin's, interleaved in one process.
 
-The loop is Lightning's, with fastchar's task, loader, clipping and optimiser. After every block of
-batches a callback stops the clock and lets each twin train on the very same words: bucketed, in the
-same batches; unbucketed, the block's words shuffled and cut anew. Embedding 128, hidden 256, one
-layer each way, batch 256, no dropout, on CMUdict.
+The loop is Lightning's, with fastchar's task, loader, clipping and optimiser, the model `Seq2Seq`
+with its defaults. After every block of batches a callback stops the clock and lets each twin train
+on the very same words: bucketed, in the same batches; unbucketed, the block's words shuffled and
+cut anew. There are two twins, by hand in plain torch: `twin.Twin`, the same model with the same
+attention after the loop, and `attentive_twin.AttentiveTwin`, the model of other toolkits, whose
+decoder's cell reads the attention's context, so that attention is inside the loop. Embedding 128,
+hidden 256, one layer each way, batch 256, no dropout, on CMUdict.
 """
 
+import copy
 import logging
 import random
 import time
@@ -16,7 +20,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, Trainer
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastchar import Seq2Seq
 from fastchar.demo import dictionary
@@ -27,16 +31,21 @@ from fastchar.training.schedules import Schedule
 from fastchar.training.tasks import Seq2SeqTask
 
 from . import machine
+from .attentive_twin import AttentiveTwin
 from .interleave import Spread
-from .tables import SPEED
+from .tables import BUCKETED, SPEED
 from .twin import Pair, Twin, train
 
 OURS = "fastchar train"
+SAME = "plain torch, same model"
+ATTENTIVE = "plain torch, attention in the loop"
 BATCH = 256
 BLOCK = 16  # batches; 4096 words
 ROUNDS = {"quick": 5, "full": 9}
 
-Trained = Callable[[Sequence[Sequence[int]]], None]
+Block = Sequence[Sequence[int]]  # batches of indices of words
+Trained = Callable[[Block], None]
+Cut = Callable[[Block], Block]
 
 
 class Interleaver(Callback):
@@ -74,7 +83,12 @@ class Interleaver(Callback):
         self._started = time.perf_counter()
 
 
-def shuffled(block: Sequence[Sequence[int]]) -> list[list[int]]:
+def as_it_is(block: Block) -> Block:
+    """The block's own batches, which are alike in length."""
+    return block
+
+
+def shuffled(block: Block) -> Block:
     """The block's words cut into as many batches without regard to their lengths."""
     words = [word for batch in block for word in batch]
     random.shuffle(words)
@@ -82,7 +96,7 @@ def shuffled(block: Sequence[Sequence[int]]) -> list[list[int]]:
 
 
 def measure(grid: str) -> dict[str, Any]:
-    """Trains all three for ROUNDS blocks; returns the result file's content."""
+    """Trains all of them for ROUNDS blocks; returns the result file's content."""
     described = machine.describe()
     config = Config(
         data="cmudict",
@@ -96,14 +110,15 @@ def measure(grid: str) -> dict[str, Any]:
     assert isinstance(data, PairData)
     model = Seq2Seq(data.source, data.target, **config.model_options())
     pairs = list(zip(_sequences(data.train.source), _sequences(data.train.target), strict=True))
-    bucketed = _twin(model, config, pairs)
-    unbucketed = _twin(model, config, pairs)
-    interleaver = Interleaver(
-        {
-            "plain torch, bucketed": bucketed,
-            "plain torch, not bucketed": lambda block: unbucketed(shuffled(block)),
-        }
-    )
+    same = Twin(len(data.source), len(data.target))
+    same.load_seq2seq(model.state_dict())
+    twins = {SAME: same, ATTENTIVE: AttentiveTwin(len(data.source), len(data.target))}
+    trained, parameters = {}, {OURS: count_parameters(model)}
+    for twin, start in twins.items():
+        for name, cut in ((f"{twin}, {BUCKETED}", as_it_is), (f"{twin}, not bucketed", shuffled)):
+            trained[name] = _trained(copy.deepcopy(start), config, pairs, cut)
+            parameters[name] = count_parameters(start)
+    interleaver = Interleaver(trained)
     steps = (ROUNDS[grid] + 1) * BLOCK
     schedule = Schedule(
         config.schedule, peak=config.learning_rate, warmup=config.warmup, total=steps
@@ -130,7 +145,7 @@ def measure(grid: str) -> dict[str, Any]:
         "ours": OURS,
         "grid": grid,
         "sizes": {"embedding": 128, "hidden": 256, "layers": 1, "batch": BATCH},
-        "parameters": sum(p.numel() for p in model.parameters()),
+        "parameters": parameters,
         "machine": described,
         "foreign_cores": contention.foreign_cores(),
         **speeds(interleaver.seconds, words=BLOCK * BATCH),
@@ -156,9 +171,11 @@ def _sequences(ragged: Ragged) -> tuple[Tensor, ...]:
     return ragged.ids.split(ragged.lengths.tolist())
 
 
-def _twin(model: Seq2Seq, config: Config, pairs: Sequence[Pair]) -> Trained:
-    """A twin that starts from the model's parameters, and what trains it on some batches."""
-    twin = Twin(len(model.source), len(model.target))
-    twin.load_seq2seq(model.state_dict())
-    optimiser = torch.optim.Adam(twin.parameters(), lr=config.learning_rate, fused=True)
-    return lambda block: train(twin, optimiser, pairs, block)
+def _trained(model: nn.Module, config: Config, pairs: Sequence[Pair], cut: Cut) -> Trained:
+    """What trains a twin on the words of a block, cut into batches by `cut`."""
+    optimiser = torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
+    return lambda block: train(model, optimiser, pairs, cut(block))
+
+
+def count_parameters(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())

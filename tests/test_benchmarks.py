@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch._dynamo.testing import CompileCounter
 
 from benchmarks import covering, grids, pronunciations, report, tables
+from benchmarks.attentive_twin import AttentiveTwin
 from benchmarks.groups import OURS, Group, all_groups
 from benchmarks.interleave import (
     Case,
@@ -25,7 +27,7 @@ from benchmarks.interleave import (
 from benchmarks.roofline import Roof, Work
 from benchmarks.run import main as run_benchmarks
 from benchmarks.run import rounded
-from benchmarks.twin import Twin, batches, collate, from_seq2seq
+from benchmarks.twin import PAD, Pair, Twin, batches, collate, from_seq2seq
 from fastchar import Seq2Seq, demo
 
 # A point small enough that every group runs in a moment.
@@ -137,12 +139,12 @@ def test_every_group_has_both_grids() -> None:
 
 def test_twin_equals_seq2seq() -> None:
     """The plain-torch twin has Seq2Seq's parameters, loss and gradients on real words."""
-    pairs, source, target = pronunciations.pronunciations()
+    _, source, target = pronunciations.pronunciations()
     torch.manual_seed(0)
     ours = Seq2Seq(source, target, embedding_dim=16, hidden_size=24).double()
     twin = Twin(len(source), len(target), 16, 24).double()
     twin.load_seq2seq(ours.state_dict())
-    batch = collate(pairs[i] for i in range(0, 600, 100))
+    batch = collate(some_words())
     losses = [model(*batch) for model in (ours, twin)]
     torch.testing.assert_close(losses[0], losses[1], rtol=1e-10, atol=0)
     for loss in losses:
@@ -151,6 +153,71 @@ def test_twin_equals_seq2seq() -> None:
     got = {name: p.grad for name, p in twin.named_parameters()}
     assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in twin.parameters())
     torch.testing.assert_close(got, expected)
+
+
+def some_words() -> list[Pair]:
+    pairs, _, _ = pronunciations.pronunciations()
+    return [pairs[i] for i in range(0, 600, 100)]
+
+
+def test_attentive_twin_ignores_padding() -> None:
+    """The twin with attention in its loop has 1.93 M parameters; a batch is its words' mean."""
+    _, source, target = pronunciations.pronunciations()
+    full = AttentiveTwin(len(source), len(target))
+    assert round(sum(p.numel() for p in full.parameters()) / 1e6, 2) == 1.93
+    twin = AttentiveTwin(len(source), len(target), 16, 24).double()
+    words = some_words()
+    weighted = [twin(*collate([word])) * (len(word[1]) - 1) for word in words]
+    mean = sum(weighted) / sum(len(phones) - 1 for _, phones in words)
+    torch.testing.assert_close(twin(*collate(words)), mean, rtol=1e-12, atol=0)
+
+
+def test_attentive_twin_equals_yoyodynes() -> None:
+    """It is yoyodyne's attentive LSTM: with the same parameters it has the same loss."""
+    data, models = pytest.importorskip("yoyodyne.data"), pytest.importorskip("yoyodyne.models")
+    _, source, target = pronunciations.pronunciations()
+    twin = AttentiveTwin(len(source), len(target), 16, 24).double()
+    # yoyodyne has one table for both sides, whose first rows are special: 0 pads, 2 starts.
+    letters, phones = 4, 4 + len(source)
+    theirs = models.SoftAttentionLSTMModel(
+        source_encoder=models.modules.LSTMEncoder(hidden_size=24, embedding_size=16, dropout=0.0),
+        decoder_input_size=48,
+        decoder_hidden_size=24,
+        decoder_dropout=0.0,
+        embedding_size=16,
+        vocab_size=phones + len(target),
+        target_vocab_size=len(target),
+    ).double()
+    start = twin.target_embedding.weight[target.bos_id]
+    key, query = twin.attention_key, twin.attention_query
+    tensors = {
+        "embeddings.weight": torch.cat(
+            [
+                *(start.new_zeros(2, 16), start.unsqueeze(0), start.new_zeros(1, 16)),
+                *(twin.source_embedding.weight, twin.target_embedding.weight),
+            ]
+        ),
+        "decoder.h0": twin.h0,
+        "decoder.c0": twin.c0,
+        "decoder.attention.M.weight": torch.cat([key.weight, query.weight], dim=1),
+        "decoder.attention.M.bias": key.bias,
+        "decoder.attention.V.weight": twin.attention_energy.weight,
+        "decoder.attention.V.bias": twin.attention_energy.bias,
+        "classifier.weight": twin.output.weight,
+        "classifier.bias": twin.output.bias,
+    }
+    tensors |= {f"source_encoder.module.{n}": p for n, p in twin.encoder.named_parameters()}
+    tensors |= {f"decoder.module.{n}_l0": p for n, p in twin.cell.named_parameters()}
+    theirs.load_state_dict(tensors)
+
+    words = some_words()
+    batch = data.Batch(
+        data.PaddedTensor([word + letters for word, _ in words]),
+        target=data.PaddedTensor([phonemes[1:] + phones for _, phonemes in words]),
+    )
+    ids, lengths, wanted = collate(words)
+    loss = F.cross_entropy(theirs(batch), wanted[1:].t(), ignore_index=PAD)
+    torch.testing.assert_close(loss, twin(ids, lengths, wanted), rtol=1e-10, atol=0)
 
 
 def test_batches_hold_every_word_once() -> None:

@@ -219,6 +219,11 @@ def test_goals_say_what_falls_short() -> None:
     better["points"].pop()
     assert "Every point" in goals.misses_text(goals.all_rows([better], {}))
     assert set(goals.GOALS) < set(all_groups())
+    versus = {"twin, bucketed": {"median": 1.9}, "twin, not bucketed": {"median": 3.0}}
+    rows = goals.all_rows([], {"train_speed": {"ours": "fastchar train", "ratios": versus}})
+    assert [row.cells()[:3] for row in rows] == [
+        ["fastchar train, against twin, bucketed", "≥ 2×", "1.90× ✗"]
+    ]
 
 
 def test_descriptions_are_of_this_machine() -> None:
