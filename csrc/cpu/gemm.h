@@ -20,17 +20,38 @@ FASTCHAR_INLINE int64_t padded_columns(int64_t columns) {
   return (columns + kLanes<T> - 1) / kLanes<T> * kLanes<T>;
 }
 
-// Packs columns [j0, j0 + width) of B [depth, columns] into one panel. Element (k, j) of B is
-// b[k * row_step + j * column_step].
+// Packs columns [j0, j0 + width) of B [depth, columns] into one panel; its rows are row_step
+// elements apart.
 template <class T>
-void pack_panel(const T* b, int64_t row_step, int64_t column_step, int64_t depth,
-                int64_t columns, int64_t j0, T* panel) {
+void pack_panel(const T* b, int64_t row_step, int64_t depth, int64_t columns, int64_t j0,
+                T* panel) {
   const int64_t width = padded_columns<T>(columns - j0 < kPanel<T> ? columns - j0 : kPanel<T>);
   const int64_t filled = columns - j0 < width ? columns - j0 : width;
   for (int64_t k = 0; k < depth; ++k) {
     T* row = panel + k * width;
-    for (int64_t j = 0; j < filled; ++j) row[j] = b[k * row_step + (j0 + j) * column_step];
+    __builtin_memcpy(row, b + k * row_step + j0, sizeof(T) * filled);
     for (int64_t j = filled; j < width; ++j) row[j] = T(0);
+  }
+}
+
+// The same where B is given as its transpose, b [columns, depth]: blocks of it are transposed
+// in registers, since a row of the panel takes one element of each of many rows of b.
+template <class T>
+void pack_panel_of_transpose(const T* b, int64_t depth, int64_t columns, int64_t j0, T* panel) {
+  constexpr int L = kLanes<T>;
+  const int64_t width = padded_columns<T>(columns - j0 < kPanel<T> ? columns - j0 : kPanel<T>);
+  for (int64_t v = 0; v < width; v += L) {
+    const T* rows = b + (j0 + v) * depth;
+    const int64_t there = columns - j0 - v < L ? columns - j0 - v : L;
+    for (int64_t k = 0; k < depth; k += L) {
+      Vec<T> block[L];
+      for (int64_t u = 0; u < L; ++u) {
+        block[u] = u < there ? load_upto(rows + u * depth + k, depth - k) : Vec<T>{};
+      }
+      transpose<T>(block);
+      const int64_t deep = depth - k < L ? depth - k : L;
+      for (int64_t i = 0; i < deep; ++i) store(panel + (k + i) * width + v, block[i]);
+    }
   }
 }
 

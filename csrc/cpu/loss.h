@@ -10,11 +10,13 @@
 constexpr int64_t kTileTokens = kDepth;  // a tile is one piece of the product that sums over it
 static_assert(kTileTokens % kBlockRows == 0, "tile_tokens rounds up to whole blocks");
 
-// Chunks of the tokens: enough for a large team, but (beyond 4) their tables together stay no
-// larger than `input`.
+// Chunks of the tokens: enough for a large team, yet their tables cost as little as can be.
+// From 8 chunks on each has 256 tokens, and beyond 4 the tables are no larger than `input`
+// together.
 inline int64_t loss_chunks(int64_t N, int64_t C) {
+  const int64_t few = N / 64 < 8 ? N / 64 : 8;
+  int64_t chunks = N / 256 > few ? N / 256 : few;
   const int64_t most = N / C > 4 ? N / C : 4;
-  int64_t chunks = N / 64;
   if (chunks > most) chunks = most;
   if (chunks > 32) chunks = 32;
   return chunks < 1 ? 1 : chunks;
@@ -212,13 +214,13 @@ void linear_cross_entropy(const LinearCrossEntropyParams<T>& p, const Team& team
   const int64_t C_panels = (C + kPanel<T> - 1) / kPanel<T>;
   for (int64_t j = team.begin(C_panels) * kPanel<T>; j < team.end(C_panels) * kPanel<T>;
        j += kPanel<T>) {
-    pack_panel(p.weight, 1, H, H, C, j, p.workspace + w.weight_columns + j * H);
+    pack_panel_of_transpose(p.weight, H, C, j, p.workspace + w.weight_columns + j * H);
   }
   if (p.grad_input) {
     const int64_t H_panels = (H + kPanel<T> - 1) / kPanel<T>;
     for (int64_t j = team.begin(H_panels) * kPanel<T>; j < team.end(H_panels) * kPanel<T>;
          j += kPanel<T>) {
-      pack_panel(p.weight, H, 1, C, H, j, p.workspace + w.weight_rows + j * C);
+      pack_panel(p.weight, H, C, H, j, p.workspace + w.weight_rows + j * C);
     }
   }
   if (team.rank == 0) {

@@ -98,7 +98,7 @@ void multiply_columns(const T* a, const T* w, T* out, int64_t B, int64_t M, int6
   const int64_t width = K - j < kPanel<T> ? K - j : kPanel<T>;
   for (int64_t m = 0; m < M; m += kDepth) {
     const int64_t depth = M - m < kDepth ? M - m : kDepth;
-    pack_panel(w + m * K, K, 1, depth, K, j, panel);
+    pack_panel(w + m * K, K, depth, K, j, panel);
     multiply_panel(
         B, depth, [&](int64_t b) { return a + b * M + m; }, 1, panel,
         [&](int64_t b) { return out + b * K + j; }, width, m > 0);

@@ -15,7 +15,7 @@ void lstm_step_weight_grad(const LstmStepWeightGradParams<T>& p, const Team& tea
   for (int64_t n = 0; n < p.N; n += kStepGradBlock) {
     const int64_t rows = p.N - n < kStepGradBlock ? p.N - n : kStepGradBlock;
     for (int64_t i = team.begin(panels); i < team.end(panels); ++i) {
-      pack_panel(p.rows + n * K, K, 1, rows, K, i * kPanel<T>,
+      pack_panel(p.rows + n * K, K, rows, K, i * kPanel<T>,
                  p.packed + i * kPanel<T> * kStepGradBlock);
     }
     team.barrier->wait();
