@@ -4,7 +4,7 @@ Ratios are torch's time by ours, shares our speed by what is named. The report d
 goals from here; no test asks for them.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,8 @@ from .tables import (
     BUCKETED,
     SPEED,
     Result,
+    baseline,
+    binary_size,
     digits,
     geometric_mean,
     point_text,
@@ -43,6 +45,7 @@ GOALS = {
 RECURRENCE = 0.8  # of torch.mm's rate, at every point with H >= 256 and B >= 32
 AVX2 = 0.55  # of AVX-512's speed
 TRAINING = 2.0  # words a second of fastchar train, by each bucketed twin's
+NAMED_SIZES = (2**15, 2**19, 2**22, 2**26)  # bytes: of each kind of memory one
 MOST_NAMED = 12  # points named one by one
 
 
@@ -55,6 +58,7 @@ class Row:
     mean: float | None
     every: float | None
     share: bool  # shown in percent
+    ceilings: Sequence[float] = ()  # by point, what no implementation can pass (benchmarks.limits)
 
     def text(self, value: float) -> str:
         return f"{100 * value:.0f} %" if self.share else times(value)
@@ -73,6 +77,7 @@ class Row:
             *self._judged(mean, self.mean),
             *self._judged(worst, self.every),
             f"{len(self.misses)} of {len(self.values)}" if self.every else "",
+            self.text(geometric_mean(self.ceilings)) if self.ceilings else "",
         ]
 
     def _judged(self, value: float, goal: float | None) -> list[str]:
@@ -88,12 +93,22 @@ def group_rows(result: Result) -> Iterator[Row]:
     if goal is None:
         return
     ratios = [(entry["point"], ratio(result, entry)["median"]) for entry in result["points"]]
-    yield Row(result["title"], ratios, goal.mean, goal.every, share=False)
+    yield Row(result["title"], ratios, goal.mean, goal.every, False, ceilings(result))
     if goal.floor is not None:
         name, share = goal.floor
         phase = result["phase"]
         shares = [(e["point"], e["ratios"][name][phase]["median"]) for e in result["points"]]
         yield Row(f"{result['title']}, of {name}'s speed", shares, share, None, share=True)
+
+
+def ceilings(result: Result) -> list[float]:
+    """The baseline's time by the least that any implementation needs, where that was counted."""
+    phase = result["phase"]
+    return [
+        entry["seconds"][baseline(result, entry)][phase]["median"] / entry["least_seconds"]
+        for entry in result["points"]
+        if "least_seconds" in entry
+    ]
 
 
 def recurrence_rows(result: Result) -> Iterator[Row]:
@@ -131,8 +146,40 @@ def all_rows(groups: Iterable[Result], others: dict[str, Result]) -> list[Row]:
 
 def goals_table(rows: Iterable[Row]) -> str:
     """Goal and measurement side by side; ✗ marks what falls short."""
-    head = ("", "goal, mean", "measured", "goal, every point", "worst", "points short of it")
+    head = (
+        "",
+        "goal, mean",
+        "measured",
+        "goal, every point",
+        "worst",
+        "points short of it",
+        "ceiling",
+    )
     return table(head, (row.cells() for row in rows), right=1)
+
+
+def limits_text(results: Iterable[Result]) -> str:
+    """What the ceilings rest on, and where they lie above torch.mm's own rate; or nothing."""
+    found = [(r["limits"], r["roof"]) for r in results if r.get("limits")]
+    if not found:
+        return ""
+    peak = max(limits["flops_per_second"] for limits, _ in found)
+    product = max(roof["flops_per_second"] for _, roof in found)
+    reads = {
+        int(size): max(limits["bytes_per_second"][size] for limits, _ in found)
+        for size in found[0][0]["bytes_per_second"]
+    }
+    named = ", ".join(
+        f"{rate / 1e9:.0f} GB/s of {binary_size(size)} a thread"
+        for size, rate in reads.items()
+        if size in NAMED_SIZES
+    )
+    return (
+        f"The ceiling is the geometric mean of the baseline's time by the least that any "
+        f"implementation needs (`benchmarks/limits.py`): {peak / 1e9:.0f} GFLOP/s of multiply-adds "
+        f"in registers, and reads again and again of {named}. A large torch.mm reached "
+        f"{100 * product / peak:.0f} % of the former."
+    )
 
 
 def misses_text(rows: Iterable[Row]) -> str:

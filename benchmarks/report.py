@@ -41,8 +41,10 @@ def summary(results: dict[str, Result]) -> str:
 
 def goals_section(results: dict[str, Result]) -> list[str]:
     """The goals beside what was measured, the points that fall short, and the accuracy."""
-    rows = goals.all_rows(in_order(results), results)
-    parts = ["### Goals", goals.goals_table(rows), goals.misses_text(rows)]
+    ordered = in_order(results)
+    rows = goals.all_rows(ordered, results)
+    parts = ["### Goals", goals.goals_table(rows), goals.limits_text(ordered)]
+    parts = [*filter(None, parts), goals.misses_text(rows)]
     if "accuracy" in results:
         parts.append(goals.accuracy_text(results["accuracy"]))
     return parts

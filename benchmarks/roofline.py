@@ -7,7 +7,7 @@ product or of a large copy, whichever bounds it; both are measured in the same r
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -21,10 +21,17 @@ ID = 8  # bytes of an int64 id
 
 @dataclass(frozen=True)
 class Work:
-    """Least flops and bytes of one step."""
+    """Least flops and bytes of one step.
+
+    Of the bytes, `cold` are inputs that rotate and so come from memory. A recurrence also reads the
+    `held` bytes of its weights `passes` times, out of a cache where they fit one.
+    """
 
     flops: float
     bytes: float
+    cold: float = 0.0
+    held: float = 0.0
+    passes: int = 0
 
 
 @dataclass(frozen=True)
@@ -59,7 +66,8 @@ class Roof:
         """Where a measured time stands: rates, and its share of the roof that bounds it."""
         compute = work.flops / self.flops_per_second
         return {
-            **asdict(work),
+            "flops": work.flops,
+            "bytes": work.bytes,
             "flops_per_second": work.flops / seconds,
             "bytes_per_second": work.bytes / seconds,
             "bound": "compute" if compute >= self.seconds(work) else "memory",
@@ -80,13 +88,14 @@ def _fastest(run: Callable[[], Any], rounds: int = 9) -> float:
 def embedding_gather(point: Point) -> Work:
     """Reads the ids and the table, writes N rows."""
     V, E, N = point["V"], point["E"], point["N"]
-    return Work(0.0, FLOAT * (N * E + V * E) + ID * N)
+    return Work(0.0, FLOAT * (N * E + V * E) + ID * N, cold=ID * N)
 
 
 def embedding_gradient(point: Point) -> Work:
     """Reads the ids and N rows of gradient, writes the table's gradient."""
     V, E, N = point["V"], point["E"], point["N"]
-    return Work(float(N * E), FLOAT * (N * E + V * E) + ID * N)
+    cold = FLOAT * N * E + ID * N
+    return Work(float(N * E), cold + FLOAT * V * E, cold)
 
 
 def lstm_inference(point: Point) -> Work:
@@ -95,7 +104,8 @@ def lstm_inference(point: Point) -> Work:
     rows = min(T * B, SYMBOLS)
     flops = 2.0 * 4 * H * (rows * E + T * B * H)
     weights = SYMBOLS * E + 4 * H * (E + H)
-    return Work(flops, FLOAT * (weights + T * B * H) + ID * T * B)
+    bytes = FLOAT * (weights + T * B * H) + ID * T * B
+    return Work(flops, bytes, ID * T * B, FLOAT * 4 * H * H, passes=T)
 
 
 def lstm_training(point: Point) -> Work:
@@ -104,7 +114,13 @@ def lstm_training(point: Point) -> Work:
     once = lstm_inference(point)
     saved = 2 * 5 * H * T * B
     gradients = SYMBOLS * E + 4 * H * (E + H) + T * B * H
-    return Work(3.0 * once.flops, once.bytes + FLOAT * (saved + gradients))
+    return replace(
+        once,
+        flops=3.0 * once.flops,
+        bytes=once.bytes + FLOAT * (saved + gradients),
+        cold=once.cold + FLOAT * T * B * H,
+        passes=2 * T,
+    )
 
 
 def lstm_ragged(point: Point) -> Work:
@@ -116,17 +132,28 @@ def lstm_ragged(point: Point) -> Work:
     flops = 6.0 * 4 * H * directions * (inputs + tokens * L * H)
     weights = 4 * H * directions * (E + H + (L - 1) * H * (directions + 1))
     traffic = tokens * H * directions * L * (2 * 5 + 3)
-    return Work(flops, FLOAT * (2 * weights + traffic) + ID * T * B)
+    cold = FLOAT * tokens * H * directions + ID * tokens
+    return Work(
+        flops,
+        FLOAT * (2 * weights + traffic) + ID * T * B,
+        cold,
+        FLOAT * 4 * H * H,
+        passes=2 * T * L * directions,
+    )
 
 
 def lstm_cell_loop(point: Point) -> Work:
     """Two products a step forward, four backward; inputs, gates and states once each way."""
     T, B, E, H = (point[axis] for axis in "TBEH")
     flops = 6.0 * T * B * 4 * H * (E + H)
-    return Work(flops, FLOAT * (2 * 4 * H * (E + H) + T * B * (2 * E + 2 * 7 * H)))
+    weights = FLOAT * 4 * H * (E + H)
+    cold = FLOAT * T * B * (E + H)
+    states = FLOAT * T * B * (2 * E + 2 * 7 * H)
+    return Work(flops, 2 * weights + states, cold, weights, passes=2 * T)
 
 
 def linear_cross_entropy(point: Point) -> Work:
     """Logits, and the gradients of input and weight; the logits never reach memory."""
     V, H, N = point["V"], point["H"], point["N"]
-    return Work(6.0 * N * V * H, FLOAT * (2 * N * H + 2 * V * H) + ID * N)
+    bytes = FLOAT * (2 * N * H + 2 * V * H) + ID * N
+    return Work(6.0 * N * V * H, bytes, FLOAT * N * H + ID * N)

@@ -23,6 +23,7 @@ from .covering import Point
 from .grids import GRIDS, takes_part
 from .groups import OURS, Group, all_groups
 from .interleave import PHASES, Case, Timing, measure
+from .limits import Limits
 from .progress import Progress, weight
 from .roofline import Roof
 
@@ -38,7 +39,9 @@ def point_name(point: Point) -> str:
     return " ".join(f"{axis}={value}" for axis, value in point.items())
 
 
-def summarise(group: Group, point: Point, timing: Timing, roof: Roof) -> dict[str, Any]:
+def summarise(
+    group: Group, point: Point, timing: Timing, roof: Roof, limits: Limits | None
+) -> dict[str, Any]:
     """One grid point as JSON: spreads in seconds, and every contestant's ratio to ours."""
     names = [name for name in group.contestants if name in timing.samples]
     phases = [phase for phase in PHASES if any(timing.samples[OURS][phase])]
@@ -55,7 +58,10 @@ def summarise(group: Group, point: Point, timing: Timing, roof: Roof) -> dict[st
         "failed": timing.failed,
     }
     seconds = timing.spread(OURS, group.phase).median
-    summary["roofline"] = roof.position(group.work(point), seconds)
+    work = group.work(point)
+    summary["roofline"] = roof.position(work, seconds)
+    if limits is not None:
+        summary["least_seconds"] = limits.seconds(work)
     return summary
 
 
@@ -72,7 +78,7 @@ def run_group(group: Group, grid: str, progress: Progress) -> dict[str, Any]:
     points = GRIDS[group.name][grid]
     described = machine.describe()
     contention, start = machine.Contention(), time.perf_counter()
-    roof = Roof.measure()
+    roof, limits = Roof.measure(), Limits.measure()
     timings = []
     for point in points:
         timing = measure(build(group, point), budget=BUDGET[grid])
@@ -86,6 +92,8 @@ def run_group(group: Group, grid: str, progress: Progress) -> dict[str, Any]:
             weight(group, point, BUDGET[grid]), f"{line:<66} {ratio:6.2f} times {baseline}{failed}"
         )
     roof = roof.best(Roof.measure())
+    if limits is not None and (again := Limits.measure()) is not None:
+        limits = limits.best(again)
     return {
         "group": group.name,
         "title": group.title,
@@ -98,8 +106,9 @@ def run_group(group: Group, grid: str, progress: Progress) -> dict[str, Any]:
         "foreign_cores": contention.foreign_cores(),
         "duration_seconds": time.perf_counter() - start,
         "roof": asdict(roof),
+        "limits": None if limits is None else asdict(limits),
         "points": [
-            summarise(group, point, timing, roof)
+            summarise(group, point, timing, roof, limits)
             for point, timing in zip(points, timings, strict=True)
         ],
     }

@@ -4,6 +4,7 @@
 #include <pybind11/stl.h>
 
 #include "cpu/dispatch.h"
+#include "cpu/rates.h"
 
 namespace py = pybind11;
 
@@ -20,4 +21,10 @@ PYBIND11_MODULE(_C, m) {
         "Those of them that this machine can run, worst first.");
   m.def("set_isa", &fastchar::cpu::set_isa, py::arg("name"),
         "Switches the instruction set for the process; ValueError if the machine lacks it.");
+  m.def("multiply_add_rate", &fastchar::cpu::multiply_add_rate,
+        py::call_guard<py::gil_scoped_release>(),
+        "float32 flops a second of multiply-adds in registers, by all threads together.");
+  m.def("read_rate", &fastchar::cpu::read_rate, py::arg("bytes"),
+        py::call_guard<py::gil_scoped_release>(),
+        "Bytes a second that all threads load, each `bytes` of its own again and again.");
 }

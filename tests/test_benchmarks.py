@@ -1,6 +1,7 @@
 """The benchmark is honest: equal jobs, interleaved, and a report that says what was measured."""
 
 import json
+import timeit
 from collections.abc import Iterator
 from functools import partial
 from itertools import pairwise
@@ -24,6 +25,7 @@ from benchmarks.interleave import (
     measure,
     order_of_round,
 )
+from benchmarks.limits import Limits
 from benchmarks.roofline import Roof, Work
 from benchmarks.run import main as run_benchmarks
 from benchmarks.run import rounded
@@ -285,6 +287,29 @@ def test_roof() -> None:
     position = roof.position(Work(flops=50.0, bytes=8.0), seconds=1.0)
     assert position["bound"] == "memory"
     assert position["share"] == pytest.approx(0.8)
+
+
+def test_limits() -> None:
+    """The floor is the longest of compute, cold reads and the weights' reads at every step."""
+    limits = Limits(100.0, {10: 40.0, 100: 20.0, 1000: 5.0}, threads=2)
+    assert limits.seconds(Work(flops=300.0, bytes=0.0, cold=10.0)) == 3.0
+    assert limits.seconds(Work(flops=100.0, bytes=0.0, cold=10.0)) == 2.0
+    weights = Work(flops=100.0, bytes=0.0, held=60.0, passes=4)
+    assert limits.seconds(weights) == 60 * 4 / 40.0  # 30 bytes a thread: at most the rate of 10
+    faster = Limits(50.0, {10: 50.0, 100: 10.0, 1000: 6.0}, threads=2)
+    assert limits.best(faster) == Limits(100.0, {10: 50.0, 100: 20.0, 1000: 6.0}, threads=2)
+
+
+def test_rates_of_this_machine() -> None:
+    """Small blocks are read at least as fast as large ones; a product stays below the peak."""
+    limits = Limits.measure()
+    if limits is None:
+        pytest.skip("the native library measures them")
+    reads = limits.bytes_per_second
+    assert reads[2**15] > reads[2**26] > 1e8
+    a = torch.randn(512, 512)
+    seconds = min(timeit.repeat(lambda: a @ a, number=1, repeat=9))
+    assert 2 * 512**3 / seconds < 1.1 * limits.flops_per_second
 
 
 @pytest.fixture

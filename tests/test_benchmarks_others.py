@@ -199,6 +199,7 @@ def test_goals_say_what_falls_short() -> None:
             "point": {"V": size},
             "seconds": {"torch": spread(ratio), "sum": spread(of_sum), "fastchar": spread(1.0)},
             "ratios": {"torch": spread(ratio), "sum": spread(of_sum)},
+            "least_seconds": 0.5,
         }
 
     result = {
@@ -211,9 +212,16 @@ def test_goals_say_what_falls_short() -> None:
     rows = goals.all_rows([result], {})
     lines = goals.goals_table(rows).splitlines()[2:]
     assert lines == [
-        "| Gradient | ≥ 5× | 6.00× | ≥ 1.5× | 1.00× ✗ | 1 of 2 |",
-        "| Gradient, of sum's speed | ≥ 80 % | 90 % |  | 90 % |  |",
+        "| Gradient | ≥ 5× | 6.00× | ≥ 1.5× | 1.00× ✗ | 1 of 2 | 12.0× |",
+        "| Gradient, of sum's speed | ≥ 80 % | 90 % |  | 90 % |  |  |",
     ]
+    assert goals.limits_text([result]) == ""
+    reads = {str(2**k): 2e11 for k in range(14, 27)}
+    measured = {"flops_per_second": 4e11, "bytes_per_second": reads, "threads": 2}
+    text = goals.limits_text([{"limits": measured, "roof": {"flops_per_second": 3e11}}])
+    assert "400 GFLOP/s" in text
+    assert "200 GB/s of 512 KiB a thread" in text
+    assert text.endswith("reached 75 % of the former.")
     assert goals.misses_text(rows).splitlines()[2:] == ["- Gradient: V 2: 1.00×"]
     better = copy.deepcopy(result)
     better["points"].pop()

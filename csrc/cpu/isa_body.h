@@ -20,6 +20,7 @@ namespace {
 #include "lstm_forward.h"
 #include "lstm_weight_grad.h"
 #include "lstm_backward.h"
+#include "limits.h"
 }  // namespace
 
 template <class T>
@@ -36,6 +37,9 @@ constexpr KernelTable<T> make_table() {
       lstm_backward<T>,
       linear_cross_entropy<T>,
       linear_cross_entropy_workspace<T>,
+      multiply_adds<T>,
+      kChains * kLanes<T>,
+      read_all<T>,
   };
 }
 }  // namespace fastchar::cpu::FASTCHAR_ISA

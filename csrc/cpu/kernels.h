@@ -216,6 +216,10 @@ struct KernelTable {
   // Elements of workspace for a team of at most `team_size`; of the pointers only whether they
   // are null counts.
   int64_t (*linear_cross_entropy_workspace)(const LinearCrossEntropyParams<T>&, int team_size);
+  // What bounds them all, see limits.h.
+  T (*multiply_adds)(int64_t rounds, const T* seed);
+  int64_t multiply_adds_a_round;
+  T (*read_all)(const T* p, int64_t n);
 };
 
 struct Kernels {
