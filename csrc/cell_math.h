@@ -11,6 +11,12 @@ struct CellState {
   V c, h;        // after the step
 };
 
+// c' alone, to the bit: backward makes it again, so that nobody has to keep it unchanged.
+template <class V>
+FASTCHAR_INLINE V next_cell(V i, V f, V g, V c) {
+  return fma(f, c, i * g);
+}
+
 template <class V>
 FASTCHAR_INLINE CellState<V> cell_forward(V pre_i, V pre_f, V pre_g, V pre_o, V c) {
   CellState<V> s;
@@ -18,7 +24,7 @@ FASTCHAR_INLINE CellState<V> cell_forward(V pre_i, V pre_f, V pre_g, V pre_o, V 
   s.f = sigmoid(pre_f);
   s.g = tanh(pre_g);
   s.o = sigmoid(pre_o);
-  s.c = fma(s.f, c, s.i * s.g);
+  s.c = next_cell(s.i, s.f, s.g, c);
   s.h = s.o * tanh(s.c);
   return s;
 }

@@ -12,7 +12,7 @@ STABLE_TORCH_LIBRARY(fastchar, m) {
       "bool scale_grad_by_freq) -> Tensor");
   m.def("lstm_cell(Tensor gates, Tensor c) -> (Tensor h_new, Tensor c_new, Tensor act)");
   m.def(
-      "lstm_cell_backward(Tensor? grad_h, Tensor? grad_c, Tensor act, Tensor c, Tensor c_new) "
+      "lstm_cell_backward(Tensor? grad_h, Tensor? grad_c, Tensor act, Tensor c) "
       "-> (Tensor grad_gates, Tensor grad_c_prev)");
   // The step with its products. grad_x and grad_h have no elements where they are not needed.
   // A weight's gradient is one product over the rows of all steps: see fastchar/steps.py.
@@ -21,7 +21,7 @@ STABLE_TORCH_LIBRARY(fastchar, m) {
       "Tensor? b_hh) -> (Tensor h_new, Tensor c_new, Tensor act)");
   m.def(
       "lstm_step_backward(Tensor? grad_h_new, Tensor? grad_c_new, Tensor act, Tensor c, "
-      "Tensor c_new, Tensor w_ih, Tensor w_hh, bool need_x, bool need_h) "
+      "Tensor w_ih, Tensor w_hh, bool need_x, bool need_h) "
       "-> (Tensor grad_gates, Tensor grad_x, Tensor grad_h, Tensor grad_c)");
   m.def("lstm_step_weight_grad(Tensor grad_gates, Tensor rows) -> Tensor");
   m.def(

@@ -114,28 +114,28 @@ def _embedding_backward_backward(ctx: Any, grad: Tensor) -> Grads:
 
 
 def _cell_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    ctx.save_for_backward(inputs[1], output[1], output[2])
+    ctx.save_for_backward(inputs[1], output[2])
     ctx.set_materialize_grads(False)
 
 
 def _cell_backward(
     ctx: Any, grad_h: Tensor | None, grad_c: Tensor | None, grad_act: Tensor | None
 ) -> Grads:
-    c, c_new, act = ctx.saved_tensors
+    c, act = ctx.saved_tensors
     if torch.is_grad_enabled() or grad_act is not None:
-        return reference.cell_step_backward(grad_h, grad_c, act, c, c_new, grad_act)
-    return _lstm_cell_backward(contiguous(grad_h), contiguous(grad_c), act, c, c_new)
+        return reference.cell_step_backward(grad_h, grad_c, act, c, grad_act)
+    return _lstm_cell_backward(contiguous(grad_h), contiguous(grad_c), act, c)
 
 
 def _step_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    ctx.save_for_backward(*inputs[:5], *output[1:])
+    ctx.save_for_backward(*inputs[:5], output[2])
     ctx.set_materialize_grads(False)
 
 
 def _step_backward(ctx: Any, *grads: Tensor | None) -> Grads:
-    x, h, c, w_ih, w_hh, c_new, act = ctx.saved_tensors
+    x, h, c, w_ih, w_hh, act = ctx.saved_tensors
     need_x, need_h = ctx.needs_input_grad[:2]
-    gates, grad_x, grad_h, grad_c = step_gradients(grads, act, c, c_new, w_ih, w_hh, need_x, need_h)
+    gates, grad_x, grad_h, grad_c = step_gradients(grads, act, c, w_ih, w_hh, need_x, need_h)
     return grad_x, grad_h, grad_c, *step_weight_gradients(gates, x, h, ctx.needs_input_grad[3:])
 
 
@@ -160,7 +160,6 @@ def step_gradients(
     grads: tuple[Tensor | None, ...],
     act: Tensor,
     c: Tensor,
-    c_new: Tensor,
     w_ih: Tensor,
     w_hh: Tensor,
     need_x: bool,
@@ -172,9 +171,7 @@ def step_gradients(
     """
     grad_h_new, grad_c_new, grad_act = grads
     if torch.is_grad_enabled() or grad_act is not None:
-        gates, grad_c = reference.cell_step_backward(
-            grad_h_new, grad_c_new, act, c, c_new, grad_act
-        )
+        gates, grad_c = reference.cell_step_backward(grad_h_new, grad_c_new, act, c, grad_act)
         grad_x, grad_h = gates @ w_ih, gates @ w_hh
     else:
         gates, grad_x, grad_h, grad_c = _lstm_step_backward(
@@ -182,7 +179,6 @@ def step_gradients(
             contiguous(grad_c_new),
             act,
             c,
-            c_new,
             w_ih,
             w_hh,
             need_x,

@@ -23,7 +23,7 @@ def _(gates: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 @register_fake("fastchar::lstm_cell_backward")
 def _(
-    grad_h: Tensor | None, grad_c: Tensor | None, act: Tensor, c: Tensor, c_new: Tensor
+    grad_h: Tensor | None, grad_c: Tensor | None, act: Tensor, c: Tensor
 ) -> tuple[Tensor, Tensor]:
     return act.new_empty(act.shape), c.new_empty(c.shape)
 
@@ -48,7 +48,6 @@ def _(
     grad_c_new: Tensor | None,
     act: Tensor,
     c: Tensor,
-    c_new: Tensor,
     w_ih: Tensor,
     w_hh: Tensor,
     need_x: bool,

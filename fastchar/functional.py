@@ -122,11 +122,12 @@ def embedding(
 ) -> Tensor:
     """`F.embedding`: ids of any shape, weight [V,E] -> ids.shape + [E].
 
-    IndexError for an id outside 0..V-1, before anything is written. `max_norm` and `sparse` run
-    on torch's own code.
+    IndexError for an id outside 0..V-1, before anything is written. `max_norm`, `sparse` and
+    tables without rows (whose errors are others) run on torch's own code.
     """
     dtype = None
-    if max_norm is None and not sparse and weight.dim() == 2 and _ids_served(input):
+    table = weight.dim() == 2 and weight.shape[0] > 0
+    if max_norm is None and not sparse and table and _ids_served(input):
         dtype = _kernel_dtype((weight,))
     if dtype is None:
         return reference.embedding(
@@ -140,8 +141,8 @@ def embedding(
     elif padding_idx < 0:
         padding_idx += V
     given = weight.dtype
-    table = weight if given is dtype else weight.to(dtype)
-    rows: Tensor = _index_error(ops.embedding, table, input, padding_idx, scale_grad_by_freq)
+    cast = weight if given is dtype else weight.to(dtype)
+    rows: Tensor = _index_error(ops.embedding, cast, input, padding_idx, scale_grad_by_freq)
     return rows if given is dtype else rows.to(given)
 
 

@@ -80,7 +80,7 @@ class _Step(Function):
     @staticmethod
     def forward(ctx: Any, loop: _Loop, token: Tensor, x: Tensor, h: Tensor, c: Tensor) -> Output:
         h_new, c_new, act = _step(x, h, c, *loop.weights)
-        ctx.save_for_backward(x, h, c, *loop.weights[:2], c_new, act)
+        ctx.save_for_backward(x, h, c, *loop.weights[:2], act)
         ctx.set_materialize_grads(False)
         ctx.loop = loop
         return h_new, c_new, act
@@ -89,11 +89,9 @@ class _Step(Function):
     def backward(ctx: Any, *grads: Tensor | None) -> Grads:
         if all(grad is None for grad in grads):
             return (None,) * 5
-        x, h, c, w_ih, w_hh, c_new, act = ctx.saved_tensors
+        x, h, c, w_ih, w_hh, act = ctx.saved_tensors
         need_x, need_h = ctx.needs_input_grad[2:4]
-        gates, grad_x, grad_h, grad_c = step_gradients(
-            grads, act, c, c_new, w_ih, w_hh, need_x, need_h
-        )
+        gates, grad_x, grad_h, grad_c = step_gradients(grads, act, c, w_ih, w_hh, need_x, need_h)
         ctx.loop.wait(gates, x, h)
         return None, None, grad_x, grad_h, grad_c
 

@@ -59,11 +59,11 @@ def every_op(V: int, E: int, H: int, T: int, B: int) -> list[Tensor]:
 
     c0 = real(B, H)
     h, c, act = ops.lstm_cell(real(B, 4 * H), c0)
-    out += [h, c, act, *ops.lstm_cell_backward(real(B, H), real(B, H), act, c0, c)]
+    out += [h, c, act, *ops.lstm_cell_backward(real(B, H), real(B, H), act, c0)]
     weights = real(4 * H, E), real(4 * H, H)
     h, c, act = ops.lstm_step(real(B, E), real(B, H), c0, *weights, real(4 * H), None)
     grads = real(B, H), real(B, H)
-    out += [h, c, act, *ops.lstm_step_backward(*grads, act, c0, c, *weights, True, True)]
+    out += [h, c, act, *ops.lstm_step_backward(*grads, act, c0, *weights, True, True)]
     out += [ops.lstm_step_weight_grad(real(T * B, 4 * H), real(T * B, E))]
 
     w_hh, h0 = real(4 * H, H) / H**0.5, real(B, H)

@@ -272,6 +272,7 @@ ERRORS: dict[str, Case] = {
     "ids in a list": lambda m: m.Embedding(4, 3)([0, 1]),
     "ids in an array": lambda m: m.Embedding(4, 3)(np.zeros(3, dtype=np.int64)),
     "no ids given": lambda m: m.Embedding(4, 3)(None),
+    "ids, no rows": lambda m: m.Embedding(0, 3)(IDS),
 }  # fmt: skip
 
 # Same type, other words: torch's come from its matrix products, or name its overloads.

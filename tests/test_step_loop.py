@@ -212,6 +212,21 @@ def test_checkpointed(reentrant: bool) -> None:
     compare(run)
 
 
+def test_states_changed_in_place() -> None:
+    """h' and c' may be changed in place between two steps: no backward reads them as they were."""
+
+    def run(cell: nn.LSTMCell) -> None:
+        x, state = inputs(cell)
+        total = x.new_zeros(())
+        for step in x:
+            h, c = cell(step, state)
+            state = (h.mul_(0.5), c.mul_(2).add_(0.1))
+            total = total + state[0].sum()
+        (total + state[1].square().sum()).backward()
+
+    compare(run)
+
+
 def test_weight_changed_in_place() -> None:
     """A weight changed between forward and backward is torch's own error, not a wrong gradient."""
     _, cell = cells()

@@ -41,8 +41,7 @@ std::tuple<Tensor, Tensor, Tensor> lstm_cell(const Tensor& gates, const Tensor& 
 
 std::tuple<Tensor, Tensor> lstm_cell_backward(const std::optional<Tensor>& grad_h,
                                               const std::optional<Tensor>& grad_c,
-                                              const Tensor& act, const Tensor& c,
-                                              const Tensor& c_new) {
+                                              const Tensor& act, const Tensor& c) {
   constexpr const char* op = "lstm_cell_backward";
   check_cpu(op, "c", c);
   check_shape(op, "c", c, {kAny, kAny});
@@ -50,7 +49,6 @@ std::tuple<Tensor, Tensor> lstm_cell_backward(const std::optional<Tensor>& grad_
   const ScalarType dtype = check_real(op, "c", c);
   const int64_t B = c.size(0), H = c.size(1);
   check_dense(op, "act", act, dtype, {B, 4 * H});
-  check_dense(op, "c_new", c_new, dtype, {B, H});
   check_dense(op, "grad_h", grad_h, dtype, {B, H});
   check_dense(op, "grad_c", grad_c, dtype, {B, H});
 
@@ -62,7 +60,6 @@ std::tuple<Tensor, Tensor> lstm_cell_backward(const std::optional<Tensor>& grad_
                                            data<T>(grad_c),
                                            data<T>(act),
                                            data<T>(c),
-                                           data<T>(c_new),
                                            mutable_data<T>(grad_gates),
                                            mutable_data<T>(grad_c_prev),
                                            B,

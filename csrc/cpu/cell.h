@@ -32,9 +32,10 @@ void lstm_cell_backward(const LstmCellBackwardParams<T>& p, const Team& team) {
       const int64_t n = H - j, at = b * H + j;
       const T* act = p.act + b * 4 * H + j;
       T* grad = p.grad_gates + b * 4 * H + j;
-      const auto d = cell_backward(load_upto(act, n), load_upto(act + H, n),
-                                   load_upto(act + 2 * H, n), load_upto(act + 3 * H, n),
-                                   load_upto(p.c + at, n), load_upto(p.c_new + at, n),
+      const Vec<T> i = load_upto(act, n), f = load_upto(act + H, n),
+                   g = load_upto(act + 2 * H, n), o = load_upto(act + 3 * H, n),
+                   c = load_upto(p.c + at, n);
+      const auto d = cell_backward(i, f, g, o, c, next_cell(i, f, g, c),
                                    p.grad_h ? load_upto(p.grad_h + at, n) : Vec<T>{},
                                    p.grad_c ? load_upto(p.grad_c + at, n) : Vec<T>{});
       store_upto(grad, d.i, n);

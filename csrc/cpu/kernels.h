@@ -59,7 +59,6 @@ struct LstmCellBackwardParams {
   const T* grad_c;  // [B, H] or null (zeros)
   const T* act;     // [B, 4H]
   const T* c;       // [B, H], before the step
-  const T* c_new;   // [B, H], after it
   T* grad_gates;    // [B, 4H]
   T* grad_c_prev;   // [B, H]
   int64_t B, H;

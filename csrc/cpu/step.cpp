@@ -66,8 +66,8 @@ std::tuple<Tensor, Tensor, Tensor> lstm_step(const Tensor& x, const Tensor& h, c
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> lstm_step_backward(
     const std::optional<Tensor>& grad_h_new, const std::optional<Tensor>& grad_c_new,
-    const Tensor& act, const Tensor& c, const Tensor& c_new, const Tensor& w_ih,
-    const Tensor& w_hh, bool need_x, bool need_h) {
+    const Tensor& act, const Tensor& c, const Tensor& w_ih, const Tensor& w_hh, bool need_x,
+    bool need_h) {
   constexpr const char* op = "lstm_step_backward";
   check_cpu(op, "c", c);
   check_shape(op, "c", c, {kAny, kAny});
@@ -75,7 +75,6 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> lstm_step_backward(
   const ScalarType dtype = check_real(op, "c", c);
   const int64_t B = c.size(0), H = c.size(1);
   check_dense(op, "act", act, dtype, {B, 4 * H});
-  check_dense(op, "c_new", c_new, dtype, {B, H});
   check_dense(op, "grad_h_new", grad_h_new, dtype, {B, H});
   check_dense(op, "grad_c_new", grad_c_new, dtype, {B, H});
   check_dense(op, "w_ih", w_ih, dtype, {4 * H, kAny});
@@ -87,7 +86,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> lstm_step_backward(
   with_real(dtype, [&](auto zero) {
     using T = decltype(zero);
     const cpu::LstmStepBackwardParams<T> p{
-        {data<T>(grad_h_new), data<T>(grad_c_new), data<T>(act), data<T>(c), data<T>(c_new),
+        {data<T>(grad_h_new), data<T>(grad_c_new), data<T>(act), data<T>(c),
          mutable_data<T>(grad_gates), mutable_data<T>(grad_c), B, H},
         data<T>(w_ih),
         data<T>(w_hh),

@@ -25,7 +25,6 @@ struct LstmCellBackwardParams {
   const T* grad_c;  // [B, H] or null (zeros)
   const T* act;     // [B, 4H]
   const T* c;       // [B, H], before the step
-  const T* c_new;   // [B, H], after it
   T* grad_gates;    // [B, 4H]
   T* grad_c_prev;   // [B, H]
   int64_t B, H;
@@ -56,10 +55,11 @@ __global__ void __launch_bounds__(kPointwiseThreads)
   if (i >= p.B * p.H) return;
   const int64_t first = i / p.H * 4 * p.H + i % p.H;
   const T* act = p.act + first;
-  const CellGrad<Acc<T>> d =
-      cell_backward(widen(act[0]), widen(act[p.H]), widen(act[2 * p.H]), widen(act[3 * p.H]),
-                    widen(p.c[i]), widen(p.c_new[i]), p.grad_h ? widen(p.grad_h[i]) : Acc<T>(0),
-                    p.grad_c ? widen(p.grad_c[i]) : Acc<T>(0));
+  const Acc<T> gate_i = widen(act[0]), gate_f = widen(act[p.H]), gate_g = widen(act[2 * p.H]),
+               c = widen(p.c[i]);
+  const CellGrad<Acc<T>> d = cell_backward(
+      gate_i, gate_f, gate_g, widen(act[3 * p.H]), c, next_cell(gate_i, gate_f, gate_g, c),
+      p.grad_h ? widen(p.grad_h[i]) : Acc<T>(0), p.grad_c ? widen(p.grad_c[i]) : Acc<T>(0));
   T* grad_gates = p.grad_gates + first;
   grad_gates[0] = narrow<T>(d.i);
   grad_gates[p.H] = narrow<T>(d.f);

@@ -25,17 +25,17 @@ def cell_step_backward(
     grad_c: Tensor | None,
     act: Tensor,
     c: Tensor,
-    c_new: Tensor,
     grad_act: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Gradients of (C1-3): (da [B,4H], dc [B,H]) from dh', dc' and, for second derivatives, d(act).
 
+    c' is made again by (C2), so that an output changed in place does no harm.
     (C4)  do  = dh' * tanh(c')                    dc* = dc' + dh' * o * (1 - tanh(c')^2)
     (C5)  di  = dc* * g      df = dc* * c         dg  = dc* * i      dc = dc* * f
     (C6)  da_i = di * i(1-i)  da_f = df * f(1-f)  da_g = dg * (1 - g^2)  da_o = do * o(1-o)
     """
     i, f, g, o = act.chunk(4, -1)
-    tanh_c = c_new.tanh()
+    tanh_c = (f * c + i * g).tanh()
     dc = torch.zeros_like(c) if grad_c is None else grad_c
     do = torch.zeros_like(o)
     if grad_h is not None:

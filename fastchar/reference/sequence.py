@@ -85,7 +85,6 @@ def lstm_sequence_backward(
             mask(dc_t, alive),
             mask(act[t], alive),
             mask(c_prev, alive),
-            mask(cell[t], alive),
             None if grad_act is None else mask(grad_act[t], alive),
         )
         grad_gates[t] = mask(da, alive)

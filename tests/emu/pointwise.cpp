@@ -47,7 +47,6 @@ void test_cell(int B, int H) {
                                       given & 2 ? dc.data() : nullptr,
                                       act.data(),
                                       c.data(),
-                                      c_new.data(),
                                       grad_gates.data(),
                                       grad_c.data(),
                                       B,
