@@ -168,6 +168,9 @@ CASES: dict[str, Case] = {
     "batch_first turns": transposed,
     "packed, batch_first": lambda m: m.LSTM(4, 6, batch_first=True)(PACKED),
     "packed with state": lambda m: m.LSTM(4, 6)(PACKED, (H, H)),
+    "packed, one length": lambda m: trained(
+        m.LSTM(4, 6, 2, bidirectional=True), pack_padded_sequence(X, [5, 5, 5])
+    ),
     "packed, one step": lambda m: m.LSTM(4, 6)(pack_padded_sequence(X[:1], [1, 1, 1])),
     "packed to double": lambda m: m.LSTM(4, 6).double()(PACKED.double()),
     "packed, projected": lambda m: m.LSTM(4, 6, 2, proj_size=3, bidirectional=True)(PACKED),

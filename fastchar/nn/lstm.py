@@ -105,7 +105,10 @@ class LSTM(nn.RNNBase):
     def _forward_packed(
         self, packed: PackedSequence, hx: State | None
     ) -> tuple[PackedSequence, State]:
-        """Runs the padded form with its lengths; order in and out is the packed one's."""
+        """Runs the padded form with its lengths; order in and out is the packed one's.
+
+        Sequences of one length have no padding: their steps lie in `data` as they are.
+        """
         data, batch_sizes, sorted_indices, unsorted_indices = packed
         if hx is not None or data.dtype == self.weights()[0].dtype:  # else torch's error differs
             self.check_input(data, batch_sizes)
@@ -113,9 +116,12 @@ class LSTM(nn.RNNBase):
             if sorted_indices is not None:
                 hx = (hx[0].index_select(1, sorted_indices), hx[1].index_select(1, sorted_indices))
             self._check_state(hx, int(batch_sizes[0]))
-        x, lengths = torch._VF._pad_packed_sequence(
-            data, batch_sizes, False, 0.0, batch_sizes.size(0)
-        )
+        T, B = batch_sizes.size(0), int(batch_sizes[0])
+        x, lengths = data, None
+        if int(batch_sizes[-1]) == B:
+            x = data.view(T, B, *data.shape[1:])
+        else:
+            x, lengths = torch._VF._pad_packed_sequence(data, batch_sizes, False, 0.0, T)
         y, h_n, c_n = functional.lstm(
             x, hx, self.weights(), *self.stack_options()[:5], False, lengths=lengths
         )
@@ -123,7 +129,10 @@ class LSTM(nn.RNNBase):
         if low is not None:  # torch's packed path leaves the state in its own precision
             kind = torch.promote_types(low, (data if hx is None else hx[0]).dtype)
             y, h_n, c_n = y.to(kind), h_n.to(kind), c_n.to(kind)
-        output, _ = torch._VF._pack_padded_sequence(y, lengths, False)
+        if lengths is None:
+            output = y.flatten(0, 1)
+        else:
+            output, _ = torch._VF._pack_padded_sequence(y, lengths, False)
         if unsorted_indices is not None:
             h_n, c_n = h_n.index_select(1, unsorted_indices), c_n.index_select(1, unsorted_indices)
         return PackedSequence(output, batch_sizes, sorted_indices, unsorted_indices), (h_n, c_n)
