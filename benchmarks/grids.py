@@ -1,8 +1,8 @@
 """The points at which each group is measured, shared with the tests (letters: T, B, N, V, E, H, L).
 
 `quick` runs in a few minutes altogether; `full` is the grid that the published tables rest on, half
-an hour. There the embedding, cell, loss and seq2seq groups have the full product of their axes,
-the others a pairwise covering design (`benchmarks.covering`).
+an hour. There the LSTM groups have a pairwise covering design (`benchmarks.covering`), the others
+the full product of their axes.
 """
 
 from .covering import Point, covering, grid
@@ -84,6 +84,10 @@ GRIDS: dict[str, dict[str, list[Point]]] = {
         "full": grid(
             {"H": (64, 128, 256, 512, 1024), "E": (128,), "B": (1, 8, 32, 128), "T": (20,)}
         ),
+    },
+    "linear": {
+        "quick": grid({"E": (128,), "H": (256,), "N": (512, 8192)}),
+        "full": grid({"E": (64, 256, 512), "H": (128, 256, 512), "N": (512, 4096, 16384)}),
     },
     "linear_cross_entropy": {
         "quick": grid({"V": (64, 256), "H": (256,), "N": (4096, 16384)}),

@@ -152,6 +152,13 @@ def lstm_cell_loop(point: Point) -> Work:
     return Work(flops, 2 * weights + states, cold, weights, passes=2 * T)
 
 
+def linear(point: Point) -> Work:
+    """Three products; rows read twice, their gradient once, and both outputs written."""
+    N, E, G = point["N"], point["E"], 4 * point["H"]
+    bytes = FLOAT * (N * (3 * E + 2 * G) + 3 * G * E)
+    return Work(6.0 * N * E * G, bytes, FLOAT * N * (E + G))
+
+
 def linear_cross_entropy(point: Point) -> Work:
     """Logits, and the gradients of input and weight; the logits never reach memory."""
     V, H, N = point["V"], point["H"], point["N"]

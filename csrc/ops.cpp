@@ -23,7 +23,6 @@ STABLE_TORCH_LIBRARY(fastchar, m) {
       "lstm_step_backward(Tensor? grad_h_new, Tensor? grad_c_new, Tensor act, Tensor c, "
       "Tensor w_ih, Tensor w_hh, bool need_x, bool need_h) "
       "-> (Tensor grad_gates, Tensor grad_x, Tensor grad_h, Tensor grad_c)");
-  m.def("lstm_step_weight_grad(Tensor grad_gates, Tensor rows) -> Tensor");
   m.def(
       "lstm_sequence(Tensor gates, Tensor? ids, Tensor w_hh, Tensor h0, Tensor c0, "
       "Tensor? lengths, bool reverse, bool save) "
@@ -34,6 +33,12 @@ STABLE_TORCH_LIBRARY(fastchar, m) {
       "Tensor cell, Tensor y, Tensor? ids, Tensor w_hh, Tensor h0, Tensor c0, Tensor? lengths, "
       "bool reverse, int num_rows, bool need_h0) "
       "-> (Tensor grad_gates, Tensor grad_w_hh, Tensor grad_h0, Tensor grad_c0)");
+  // input [M, K], weight [N, K], grad [M, N]; grad_bias has no elements where it is not needed.
+  m.def("linear(Tensor input, Tensor weight, Tensor? bias) -> Tensor");
+  m.def("linear_input_grad(Tensor grad, Tensor weight) -> Tensor");
+  m.def(
+      "linear_weight_grad(Tensor grad, Tensor input, bool need_bias) "
+      "-> (Tensor grad_weight, Tensor grad_bias)");
   m.def(
       "linear_cross_entropy(Tensor input, Tensor weight, Tensor? bias, Tensor target, "
       "Tensor? class_weight, int ignore_index, float label_smoothing) -> Tensor");

@@ -146,14 +146,21 @@ def step_weight_gradients(
 
     gates [N,4H] are the gradients of the pre-activations, x [N,E] and h [N,H].
     """
-    if torch.is_grad_enabled():
-        products = [gates.t() @ x if needs[0] else None, gates.t() @ h if needs[1] else None]
-    else:
-        products = [
-            _lstm_step_weight_grad(gates, rows) if need else None
-            for rows, need in zip((x, h), needs[:2], strict=True)
-        ]
-    return (*products, *(gates.sum(0) if need else None for need in needs[2:]))
+    need_bias = needs[2] or needs[3]
+    grad_ih, grad_bias = _weight_gradients(gates, x, needs[0], need_bias)
+    grad_hh, _ = _weight_gradients(gates, h, needs[1], False)
+    return grad_ih, grad_hh, *(grad_bias if need else None for need in needs[2:])
+
+
+def _weight_gradients(
+    grad: Tensor, x: Tensor, need_weight: bool, need_bias: bool
+) -> tuple[Tensor | None, Tensor | None]:
+    """dW [N,K] and db [N] of y = x W^T + b, from dy [M,N] and x [M,K]."""
+    if torch.is_grad_enabled() or not need_weight:
+        of_weight = grad.t() @ x if need_weight else None
+        return of_weight, grad.sum(0) if need_bias else None
+    of_weight, of_bias = _linear_weight_grad(grad, x, need_bias)
+    return of_weight, of_bias if need_bias else None
 
 
 def step_gradients(
@@ -250,6 +257,22 @@ def _recurrent_weight_grad(
     return torch.addmm(recurrent, first.t(), h0)
 
 
+def _linear_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[:2])
+
+
+def _linear_backward(ctx: Any, grad: Tensor) -> Grads:
+    """Of y = x W^T + b: dx = dy W, dW = dy^T x, db = sum of dy's rows."""
+    x, weight = ctx.saved_tensors
+    need_x, need_weight, need_bias = ctx.needs_input_grad
+    grad = grad.contiguous()
+    grad_x = None
+    if need_x:
+        again = torch.is_grad_enabled()
+        grad_x = grad @ weight if again else _linear_input_grad(grad, weight)
+    return grad_x, *_weight_gradients(grad, x, need_weight, need_bias)
+
+
 def _loss_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     *tensors, ctx.ignore_index, ctx.label_smoothing = inputs
     ctx.save_for_backward(*tensors)
@@ -316,6 +339,7 @@ embedding_backward = _differentiable(
 lstm_cell = _differentiable("lstm_cell", _cell_setup, _cell_backward)
 lstm_step = _differentiable("lstm_step", _step_setup, _step_backward)
 lstm_sequence = _differentiable("lstm_sequence", _sequence_setup, _sequence_backward)
+linear = _differentiable("linear", _linear_setup, _linear_backward)
 linear_cross_entropy = _differentiable("linear_cross_entropy", _loss_setup, _loss_backward)
 linear_cross_entropy_reduced = _differentiable(
     "linear_cross_entropy_reduced", _reduced_loss_setup, _reduced_loss_backward
@@ -337,6 +361,7 @@ def last(name: str) -> Call:
 
 _lstm_cell_backward = last("lstm_cell_backward")
 _lstm_step_backward = last("lstm_step_backward")
-_lstm_step_weight_grad = last("lstm_step_weight_grad")
 _lstm_sequence_backward = last("lstm_sequence_backward")
+_linear_input_grad = last("linear_input_grad")
+_linear_weight_grad = last("linear_weight_grad")
 _linear_cross_entropy_backward = last("linear_cross_entropy_backward")

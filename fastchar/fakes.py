@@ -59,11 +59,6 @@ def _(
     return new(B, 4 * H), of_x, of_h, new(B, H)
 
 
-@register_fake("fastchar::lstm_step_weight_grad")
-def _(grad_gates: Tensor, rows: Tensor) -> Tensor:
-    return rows.new_empty(grad_gates.shape[1], rows.shape[1])
-
-
 @register_fake("fastchar::lstm_sequence")
 def _(
     gates: Tensor,
@@ -102,6 +97,22 @@ def _(
     new = act.new_empty
     grad_gates = new(act.shape) if ids is None else new(num_rows, act.shape[2])
     return grad_gates, new(w_hh.shape), new(h0.shape) if need_h0 else new(0), new(c0.shape)
+
+
+@register_fake("fastchar::linear")
+def _(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return input.new_empty(input.shape[0], weight.shape[0])
+
+
+@register_fake("fastchar::linear_input_grad")
+def _(grad: Tensor, weight: Tensor) -> Tensor:
+    return grad.new_empty(grad.shape[0], weight.shape[1])
+
+
+@register_fake("fastchar::linear_weight_grad")
+def _(grad: Tensor, input: Tensor, need_bias: bool) -> tuple[Tensor, Tensor]:
+    N = grad.shape[1]
+    return grad.new_empty(N, input.shape[1]), grad.new_empty(N if need_bias else 0)
 
 
 @register_fake("fastchar::linear_cross_entropy")

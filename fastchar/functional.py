@@ -32,7 +32,7 @@ from fastchar.reference.layers import (
 if backend.native():
     from fastchar import ops
 
-__all__ = ["embedding", "embedding_lstm", "linear_cross_entropy", "lstm", "lstm_cell"]
+__all__ = ["embedding", "embedding_lstm", "linear", "linear_cross_entropy", "lstm", "lstm_cell"]
 
 # What a CPU kernel computes in, by the dtype of its arguments. CUDA kernels take these types as
 # they are, with sums and the cell's state in float32.
@@ -144,6 +144,33 @@ def embedding(
     cast = weight if given is dtype else weight.to(dtype)
     rows: Tensor = _index_error(ops.embedding, cast, input, padding_idx, scale_grad_by_freq)
     return rows if given is dtype else rows.to(given)
+
+
+# Rows and multiplications from which the native product, which packs its weight in every call,
+# is faster than torch's.
+_LINEAR_ROWS, _LINEAR_PRODUCTS = 128, 1 << 22
+
+
+def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`F.linear`: input [*,K], weight [N,K], bias [N] -> [*,N].
+
+    Products of many rows in float32 or float64 on the CPU run on the kernel, everything else, and
+    what a compiler traces, on torch's own code.
+    """
+    rows = input.numel() // max(input.shape[-1], 1)
+    tensors = (input, weight) if bias is None else (input, weight, bias)
+    if (
+        torch.compiler.is_compiling()
+        or rows < _LINEAR_ROWS
+        or rows * weight.numel() < _LINEAR_PRODUCTS
+        or torch.get_float32_matmul_precision() != "highest"
+        or autocast_dtype(input) is not None
+        or input.device.type != "cpu"
+        or input.shape[-1:] != weight.shape[1:]
+        or _kernel_dtype(tensors) is not input.dtype
+    ):
+        return reference.linear(input, weight, bias)
+    return ops.linear(input.reshape(rows, -1), weight, bias).view(*input.shape[:-1], -1)
 
 
 def lstm_cell(
@@ -328,18 +355,18 @@ def _run(
         w_ih, w_hh, b_ih, b_hh, _ = weights
         bias = None if b_ih is None or b_hh is None else b_ih + b_hh
         if table is not None and not x.is_floating_point():
-            folded = F.linear(table, w_ih, bias)
+            folded = linear(table, w_ih, bias)
             return _index_error(ops.lstm_sequence, folded, x, w_hh, h0, c0, lengths, reverse)
         if in_graph is not None:
             return ops.lstm_ragged(x, in_graph, w_ih, bias, w_hh, h0, c0, reverse)
         if real is None:
-            gates = F.linear(x, w_ih, bias)
+            gates = linear(x, w_ih, bias)
             return ops.lstm_sequence(gates, None, w_hh, h0, c0, lengths, reverse)
         index, position = real
         if read is None or read[0] is not x:  # once for both directions
             read = (x, x.flatten(0, 1).index_select(0, index))
         # The rows of the real tokens are a table, and where a token's row is, its id.
-        gates = F.linear(read[1], w_ih, bias)
+        gates = linear(read[1], w_ih, bias)
         return ops.lstm_sequence(gates, position, w_hh, h0, c0, lengths, reverse)
 
     given = params[0].dtype

@@ -95,6 +95,11 @@ def lstm_ragged(
     return y, h_n, c_n
 
 
+def linear(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """input [M,K], weight [N,K], bias [N]: [M,N]; see `reference.linear`. CPU only."""
+    return autograd.linear(input.contiguous(), weight.contiguous(), contiguous(bias))
+
+
 def linear_cross_entropy(
     input: Tensor,
     weight: Tensor,

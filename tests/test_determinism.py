@@ -64,7 +64,9 @@ def every_op(V: int, E: int, H: int, T: int, B: int) -> list[Tensor]:
     h, c, act = ops.lstm_step(real(B, E), real(B, H), c0, *weights, real(4 * H), None)
     grads = real(B, H), real(B, H)
     out += [h, c, act, *ops.lstm_step_backward(*grads, act, c0, *weights, True, True)]
-    out += [ops.lstm_step_weight_grad(real(T * B, 4 * H), real(T * B, E))]
+    x, w, grad = real(T * B, E), real(4 * H, E), real(T * B, 4 * H)
+    out += [ops.linear(x, w, real(4 * H)), ops.linear_input_grad(grad, w)]
+    out += ops.linear_weight_grad(grad, x, True)
 
     w_hh, h0 = real(4 * H, H) / H**0.5, real(B, H)
     lengths = torch.randint(0, T + 1, (B,), generator=g)

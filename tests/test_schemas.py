@@ -12,7 +12,9 @@ CSRC = Path(__file__).parent.parent / "csrc"
 CPU_ONLY = {
     "lstm_step": "functional.lstm_cell: cuBLAS's products and lstm_cell",
     "lstm_step_backward": "autograd of those products and lstm_cell_backward",
-    "lstm_step_weight_grad": "autograd of those products",
+    "linear": "cuBLAS",
+    "linear_input_grad": "cuBLAS",
+    "linear_weight_grad": "cuBLAS",
 }
 CPP_TYPES = {
     "Tensor": "const Tensor&",

@@ -15,11 +15,12 @@ namespace {
 #include "loss.h"
 #include "cell.h"
 #include "step.h"
-#include "step_weight_grad.h"
 #include "lstm_tile.h"
 #include "lstm_forward.h"
 #include "lstm_weight_grad.h"
 #include "lstm_backward.h"
+#include "linear.h"
+#include "linear_weight_grad.h"
 #include "limits.h"
 }  // namespace
 
@@ -32,9 +33,10 @@ constexpr KernelTable<T> make_table() {
       lstm_cell_backward<T>,
       lstm_step<T>,
       lstm_step_backward<T>,
-      lstm_step_weight_grad<T>,
       lstm_forward<T>,
       lstm_backward<T>,
+      linear<T>,
+      linear_weight_grad<T>,
       linear_cross_entropy<T>,
       linear_cross_entropy_workspace<T>,
       multiply_adds<T>,

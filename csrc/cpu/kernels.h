@@ -92,22 +92,6 @@ struct LstmStepBackwardParams {
   int64_t E;
 };
 
-// grad_weight = grad_gates^T @ rows, over the N rows of all steps of a loop.
-template <class T>
-struct LstmStepWeightGradParams {
-  const T* grad_gates;  // [N, M], M = 4H
-  const T* rows;        // [N, K]: x or h, K = E or H
-  T* grad_weight;       // [M, K]
-  T* packed;            // step_weight_grad_scratch(K) elements
-  int64_t N, M, K;      // N > 0
-};
-
-// Rows in a block of that product, and its panels' elements for any instruction set.
-constexpr int64_t kStepGradBlock = 256;
-constexpr int64_t step_weight_grad_scratch(int64_t K) {
-  return (K + 63) / 64 * 64 * kStepGradBlock;
-}
-
 // A whole sequence in one call.
 template <class T>
 struct LstmSequenceParams {
@@ -178,6 +162,47 @@ constexpr int64_t weight_grad_scratch(int64_t H, int64_t members) {
   return (4 * H + 5) / 6 * weight_grad_tile(kWeightGradDepth) + members * 64 * kWeightGradDepth;
 }
 
+// output = input @ weight^T + bias, or with `transposed` input @ weight.
+template <class T>
+struct LinearParams {
+  const T* input;   // [M, K]
+  const T* weight;  // [N, K], or [K, N] transposed
+  const T* bias;    // [N] or null
+  T* output;        // [M, N]
+  T* packed;        // linear_packed(N, K) elements at a multiple of 64 bytes
+  int64_t M, N, K;
+  bool transposed;
+};
+
+// Elements of any instruction set's packed weight: N filled up to 64 bytes.
+constexpr int64_t linear_packed(int64_t N, int64_t K) { return (N + 15) / 16 * 16 * K; }
+
+// grad_weight = grad^T @ input, and grad summed over its rows.
+template <class T>
+struct LinearWeightGradParams {
+  const T* grad;    // [M, N]
+  const T* input;   // [M, K]
+  T* grad_weight;   // [N, K]
+  T* grad_bias;     // [N] or null
+  T* scratch;       // linear_grad_scratch<T>() for each member, at a multiple of 64 bytes
+  int64_t M, N, K;  // M > 0
+};
+
+// The sums of grad_weight that a member keeps in L2 at a time, 258 outputs by 2 KiB of columns,
+// and the rows after which they go out to memory: one chain of additions over all rows would
+// round worse than torch's.
+constexpr int64_t kLinearGradTiles = 43;
+template <class T>
+constexpr int64_t kLinearGradColumns = 2048 / sizeof(T);
+constexpr int64_t kLinearGradSpan = 2048;
+
+// Elements: tiles of gradients, a panel of inputs, sums of the bias, sums of the weights.
+template <class T>
+constexpr int64_t linear_grad_scratch() {
+  return kLinearGradTiles * weight_grad_tile(kWeightGradDepth) + 64 * kWeightGradDepth +
+         (kLinearGradTiles * 6 + 15) / 16 * 16 + kLinearGradTiles * 6 * kLinearGradColumns<T>;
+}
+
 // Loss per token of logits input @ weight.T + bias, and with grad_weight its gradients too.
 template <class T>
 struct LinearCrossEntropyParams {
@@ -208,9 +233,10 @@ struct KernelTable {
   void (*lstm_cell_backward)(const LstmCellBackwardParams<T>&, const Team&);
   void (*lstm_step)(const LstmStepParams<T>&, const Team&);
   void (*lstm_step_backward)(const LstmStepBackwardParams<T>&, const Team&);
-  void (*lstm_step_weight_grad)(const LstmStepWeightGradParams<T>&, const Team&);
   void (*lstm_forward)(const LstmSequenceParams<T>&, const Team&);
   void (*lstm_backward)(const LstmSequenceBackwardParams<T>&, const Team&);
+  void (*linear)(const LinearParams<T>&, const Team&);
+  void (*linear_weight_grad)(const LinearWeightGradParams<T>&, const Team&);
   void (*linear_cross_entropy)(const LinearCrossEntropyParams<T>&, const Team&);
   // Elements of workspace for a team of at most `team_size`; of the pointers only whether they
   // are null counts.

@@ -99,40 +99,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> lstm_step_backward(
   return {grad_gates, grad_x, grad_h, grad_c};
 }
 
-Tensor lstm_step_weight_grad(const Tensor& grad_gates, const Tensor& rows_arg) {
-  constexpr const char* op = "lstm_step_weight_grad";
-  check_cpu(op, "grad_gates", grad_gates);
-  check_shape(op, "grad_gates", grad_gates, {kAny, kAny});
-  check_contiguous(op, "grad_gates", grad_gates);
-  const ScalarType dtype = check_real(op, "grad_gates", grad_gates);
-  const int64_t N = grad_gates.size(0), M = grad_gates.size(1);
-  check_dense(op, "rows", rows_arg, dtype, {N, kAny});
-  const int64_t K = rows_arg.size(1);
-  if (N == 0) return torch::stable::new_zeros(rows_arg, {M, K});
-
-  Tensor grad_weight = rows(rows_arg, M, K);
-  with_real(dtype, [&](auto zero) {
-    using T = decltype(zero);
-    const int64_t bytes = cpu::step_weight_grad_scratch(K) * static_cast<int64_t>(sizeof(T));
-    const cpu::LstmStepWeightGradParams<T> p{data<T>(grad_gates),
-                                             data<T>(rows_arg),
-                                             mutable_data<T>(grad_weight),
-                                             static_cast<T*>(cpu::Workspace::get(bytes)),
-                                             N,
-                                             M,
-                                             K};
-    const auto kernel = cpu::kernels().table(zero).lstm_step_weight_grad;
-    run_team(N * M * K / kProductsPerMember, [&](const Team& team) { kernel(p, team); });
-  });
-  return grad_weight;
-}
-
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(fastchar, CPU, m) {
   m.impl("lstm_step", TORCH_BOX(&lstm_step));
   m.impl("lstm_step_backward", TORCH_BOX(&lstm_step_backward));
-  m.impl("lstm_step_weight_grad", TORCH_BOX(&lstm_step_weight_grad));
 }
 
 }  // namespace fastchar

@@ -12,6 +12,8 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor, nn
 
+from fastchar import functional
+
 Score = Literal["dot", "general", "additive"]
 
 
@@ -60,7 +62,7 @@ class Attention(nn.Module):
 
     def memory(self, states: Tensor, lengths: Tensor) -> Memory:
         """Encoder states [S, B, M] and their lengths [B] to what queries need of them."""
-        projected = self.states(states)  # [S, B, H or 2H]
+        projected = functional.linear(states, self.states.weight)  # [S, B, H or 2H]
         # Not slices: the gradient of each would be a tensor of zeros as large as both.
         keys, values = (projected, projected) if self.score == "dot" else projected.chunk(2, dim=-1)
         steps = torch.arange(states.shape[0], device=states.device)
@@ -69,6 +71,9 @@ class Attention(nn.Module):
         lowest = torch.finfo(states.dtype).min
         mask = states.new_zeros(padding.shape).masked_fill(padding, lowest)
         return Memory(keys, values, mask.unsqueeze(1))
+
+    def _query(self, queries: Tensor) -> Tensor:
+        return functional.linear(queries, self.query.weight, self.query.bias)
 
     def forward(self, queries: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:
         """Queries [Q, B, H] to attentional vectors [Q, B, H] and weights [B, Q, S].
@@ -85,4 +90,4 @@ class Attention(nn.Module):
             scores = torch.baddbmm(memory.mask, query, keys.transpose(1, 2))
         weights = scores.softmax(-1)  # [B, Q, S]
         context = torch.bmm(weights, values).transpose(0, 1)  # W_m context: [Q, B, H]
-        return torch.tanh(self.query(queries) + context), weights
+        return torch.tanh(self._query(queries) + context), weights

@@ -11,6 +11,7 @@ Shapes: T steps, B sequences, N = T*B tokens, V symbols, E embedding, H hidden, 
 from fastchar.reference.cell import cell_step, cell_step_backward, lstm_cell
 from fastchar.reference.embedding import embedding, embedding_backward
 from fastchar.reference.layers import embedding_lstm, lstm
+from fastchar.reference.linear import linear
 from fastchar.reference.loss import (
     kept_weight,
     linear_cross_entropy,
@@ -25,6 +26,7 @@ __all__ = [
     "embedding_backward",
     "embedding_lstm",
     "kept_weight",
+    "linear",
     "linear_cross_entropy",
     "linear_cross_entropy_backward",
     "lstm",

@@ -1,0 +1,93 @@
+"""The product of many rows with a weight, and its gradients, stay within the error rule."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from error_rule import Sample
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from strategies import seeds
+from torch import Tensor
+
+from fastchar import functional, reference
+
+rows = st.sampled_from((0, 1, 5, 6, 7, 63, 64, 65, 131, 300, 2100))
+sizes = st.sampled_from((1, 15, 16, 17, 40, 64, 65, 130, 257, 520))
+Call = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+
+
+@pytest.mark.native
+@pytest.mark.usefixtures("poisoned")
+def test_linear(isa: str) -> None:
+    """Output and every gradient of the op, whatever the sizes: also those left to torch."""
+    from fastchar import ops
+
+    sample = Sample()
+
+    @settings(max_examples=60)
+    @given(
+        M=rows, N=sizes, K=st.one_of(st.just(0), sizes), bias=st.booleans(),
+        dtype=st.sampled_from((torch.float32, torch.float32, torch.float64)), seed=seeds,
+    )  # fmt: skip
+    def run(M, N, K, bias, dtype, seed):  # type: ignore
+        g = torch.Generator().manual_seed(seed)
+        shapes = [(M, K), (N, K), *([(N,)] * bias)]
+        tensors = [torch.randn(shape, generator=g, dtype=torch.float64) for shape in shapes]
+        grad = torch.randn(M, N, generator=g, dtype=torch.float64)
+
+        def results(call: Call, dtype: torch.dtype) -> list[Tensor]:
+            leaves = [t.to(dtype).requires_grad_() for t in tensors]
+            out = call(*leaves, *([None] * (not bias)))
+            return [out, *torch.autograd.grad(out, leaves, grad.to(dtype))]
+
+        exact = results(reference.linear, torch.float64)
+        ours, theirs = results(ops.linear, dtype), results(F.linear, torch.float32)
+        for name, a, b, c in zip(("y", "dx", "dw", "db"), ours, theirs, exact, strict=False):
+            sample.add(name, a, b, c)
+
+    run()
+    sample.check()
+
+
+def test_only_what_is_asked_for() -> None:
+    """Gradients of some arguments alone, of expanded upstream gradients, and second ones."""
+    x, w, b = (torch.randn(s, dtype=torch.float64) for s in ((4, 100, 160), (96, 160), (96,)))
+    for needs in ((1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 0, 1), (1, 1, 1)):
+        found = []
+        for call in (functional.linear, F.linear):
+            leaves = [
+                t.clone().requires_grad_(bool(n)) for t, n in zip((x, w, b), needs, strict=True)
+            ]
+            asked = [leaf for leaf in leaves if leaf.requires_grad]
+            first = torch.autograd.grad(call(*leaves).sum(), asked)
+            again = torch.autograd.grad(call(*leaves).square().sum(), asked, create_graph=True)
+            sum(g.square().sum() for g in again).backward()
+            found.append([*first, *(leaf.grad for leaf in asked)])
+        torch.testing.assert_close(*found)
+
+
+@pytest.mark.native
+def test_who_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many rows run on the kernel; few, low precision, and what torch would refuse on torch."""
+    from fastchar import ops
+
+    seen = []
+    monkeypatch.setattr(ops, "linear", lambda *args: seen.append(args) or F.linear(*args))
+    x, w = torch.randn(3, 100, 160), torch.randn(96, 160)
+    assert functional.linear(x, w).shape == (3, 100, 96)
+    assert len(seen) == 1
+    functional.linear(x[:1], w)
+    functional.linear(x.bfloat16(), w.bfloat16())
+    with torch.autocast("cpu", torch.bfloat16):
+        assert functional.linear(x, w).dtype == torch.bfloat16
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        functional.linear(x, w[:, 1:])
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("medium")
+        functional.linear(x, w)
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert len(seen) == 1
