@@ -17,6 +17,7 @@ namespace {
 #include "step.h"
 #include "lstm_tile.h"
 #include "lstm_forward.h"
+#include "step_packed.h"
 #include "lstm_weight_grad.h"
 #include "lstm_backward.h"
 #include "linear.h"

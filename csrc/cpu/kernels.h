@@ -64,8 +64,8 @@ struct LstmCellBackwardParams {
   int64_t B, H;
 };
 
-// One step of the cell with its products, on the weights as they are: packing them would cost
-// more than a step of few rows does.
+// One step of the cell with its products: of few rows on the weights as they are, since packing
+// them would cost more than the step does.
 template <class T>
 struct LstmStepParams {
   const T* x;     // [B, E]
@@ -78,8 +78,18 @@ struct LstmStepParams {
   T* h_new;       // [B, H]
   T* c_new;       // [B, H]
   T* act;         // [B, 4H], the gates after sigmoid / tanh
+  T* scratch;  // null, or to pack the weights: step_scratch elements at a multiple of 64 bytes
   int64_t B, E, H;
 };
+
+// Elements of a panel of K rows of packed weights.
+constexpr int64_t step_panel(int64_t K) { return 64 * K; }
+// Rows of the weights that backward packs at a time.
+constexpr int64_t kStepDepth = 1024;
+// The rows [x h], and a panel for each member.
+constexpr int64_t step_scratch(int64_t B, int64_t K, int64_t members) {
+  return (B * K + 15) / 16 * 16 + members * step_panel(K);
+}
 
 // Its gradients but the weights', which are products over all steps of a loop.
 template <class T>
@@ -89,6 +99,7 @@ struct LstmStepBackwardParams {
   const T* w_hh;   // [4H, H]
   T* grad_x;       // [B, E] or null
   T* grad_h_prev;  // [B, H] or null
+  T* scratch;      // step_panel(kStepDepth) elements a member, at a multiple of 64 bytes
   int64_t E;
 };
 

@@ -18,6 +18,7 @@ struct LinearStep {
     multiply_tile(rows, depth, a, 1, columns + k * width, c, width, add, soon);
   }
 
+  static constexpr int64_t kBlock = kBlockK;
   static constexpr bool kAsks = true;
   static constexpr int kLines = kPanelVectors;
   int64_t lines(int64_t panel, int64_t i, const void** out) const {

@@ -41,6 +41,7 @@ struct BackwardStep {
     multiply_tile(rows, depth, grads, 1, packed + k * width, c, width, add, soon);
   }
 
+  static constexpr int64_t kBlock = kBlockK;
   static constexpr bool kAsks = true;
   static constexpr int kLines = 6 * kPanelVectors;
   int64_t lines(int64_t panel, int64_t i, const void** out) const {

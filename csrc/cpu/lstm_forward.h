@@ -16,6 +16,19 @@ bool streams_state(const LstmSequenceParams<T>& p) {
          p.steps * p.B * p.H * 5 * static_cast<int64_t>(sizeof(T)) >= kStreamBytes;
 }
 
+// c[r] (+)= a[r][0, depth) @ rows [k, k + depth) of a panel of K rows that pack_gates packed.
+template <class T>
+void multiply_gates(const T* panel, int64_t K, int64_t k, int64_t depth, int64_t rows,
+                    const T* const* a, T* const* c, bool add, const Lines& soon) {
+  constexpr int64_t width = kPanel<T>;
+  for (int part = 0; part < kSumVectors / kPanelVectors; ++part) {
+    T* columns[kBlockRows];
+    for (int64_t r = 0; r < rows; ++r) columns[r] = c[r] + part * width;
+    multiply_tile(rows, depth, a, 1, panel + (part * K + k) * width, columns, width, add,
+                  part == 0 ? soon : Lines{});
+  }
+}
+
 template <class T>
 struct ForwardStep {
   const LstmSequenceParams<T>& p;
@@ -36,17 +49,12 @@ struct ForwardStep {
 
   void multiply(int64_t panel, int64_t k, int64_t depth, int64_t rows, const T* const* h, T** c,
                 bool add, const Lines& soon) const {
-    constexpr int64_t width = kPanel<T>;
     const T* packed = p.packed + panel * p.H * kSumVectors * kLanes<T>;
-    for (int part = 0; part < kSumVectors / kPanelVectors; ++part) {
-      T* columns[kBlockRows];
-      for (int64_t r = 0; r < rows; ++r) columns[r] = c[r] + part * width;
-      multiply_tile(rows, depth, h, 1, packed + (part * p.H + k) * width, columns, width, add,
-                    part == 0 ? soon : Lines{});
-    }
+    multiply_gates(packed, p.H, k, depth, rows, h, c, add, soon);
   }
 
   // Half a line at a time (AVX2) asking costs forward more than it saves: 10 % of its time.
+  static constexpr int64_t kBlock = kBlockK;
   static constexpr bool kAsks = kVectorBytes == 64;
   static constexpr int kLines = 10;
   int64_t lines(int64_t panel, int64_t i, const void** out) const {
@@ -93,30 +101,27 @@ struct ForwardStep {
   }
 };
 
-// Panels [begin, end) of the packed form of w_hh, [4H, H]: W x W blocks are transposed in
-// registers, since a line of a panel takes one element of each of W rows. Returns whether all
-// of them are finite.
+// The weights w [4H, columns] of one panel of units as rows [k0, k0 + columns) of its packed
+// form of K rows: W x W blocks are transposed in registers, since a line of a panel takes one
+// element of each of W rows. Returns whether all of them are finite.
 template <class T>
-bool pack_forward(const T* w_hh, T* packed, int64_t H, int64_t begin, int64_t end) {
+bool pack_gates(const T* w, int64_t columns, T* packed, int64_t K, int64_t k0, int64_t H,
+                int64_t panel) {
   constexpr int W = kLanes<T>;
   Vec<T> zero{};  // NaN as soon as something is not finite
-  for (int64_t panel = begin; panel < end; ++panel) {
-    const int64_t units = smaller(W, H - panel * W);
-    for (int g = 0; g < 4; ++g) {
-      const T* rows = w_hh + (g * H + panel * W) * H;
-      T* out = packed + (panel * 4 + g / kPanelVectors * kPanelVectors) * W * H;
-      out += g % kPanelVectors * W;
-      for (int64_t k = 0; k < H; k += W) {
-        const int64_t columns = smaller(W, H - k);
-        Vec<T> block[W];
-        for (int u = 0; u < W; ++u) {
-          block[u] = u < units ? load_upto(rows + u * H + k, columns) : Vec<T>{};
-          zero = fma(block[u], Vec<T>{}, zero);
-        }
-        transpose<T>(block);
-        for (int64_t i = 0; i < columns; ++i)
-          store(out + (k + i) * kPanelVectors * W, block[i]);
+  const int64_t units = smaller(W, H - panel * W);
+  for (int g = 0; g < 4; ++g) {
+    const T* rows = w + (g * H + panel * W) * columns;
+    T* out = packed + (g / kPanelVectors * K + k0) * kPanel<T> + g % kPanelVectors * W;
+    for (int64_t k = 0; k < columns; k += W) {
+      Vec<T> block[W];
+      for (int u = 0; u < W; ++u) {
+        block[u] = u < units ? load_upto(rows + u * columns + k, columns - k) : Vec<T>{};
+        zero = fma(block[u], Vec<T>{}, zero);
       }
+      transpose<T>(block);
+      const int64_t deep = smaller(W, columns - k);
+      for (int64_t i = 0; i < deep; ++i) store(out + (k + i) * kPanel<T>, block[i]);
     }
   }
   return is_zero<T>(zero);
@@ -128,8 +133,11 @@ void lstm_forward(const LstmSequenceParams<T>& p, const Team& team) {
   const int64_t H = p.H, B = p.B, panels = round_up(H, kLanes<T>);
   const Share share(p.order, p.split_batch, team);
   const bool stream_state = streams_state(p);
-  if (!pack_forward(p.w_hh, p.packed, H, team.begin(panels), team.end(panels))) {
-    p.infinite->store(true, std::memory_order_relaxed);
+  for (int64_t panel = team.begin(panels); panel < team.end(panels); ++panel) {
+    T* packed = p.packed + panel * H * kSumVectors * kLanes<T>;
+    if (!pack_gates(p.w_hh, H, packed, H, 0, H, panel)) {
+      p.infinite->store(true, std::memory_order_relaxed);
+    }
   }
 
   // Rows that no step writes: padding, and the states of empty sequences.

@@ -4,8 +4,8 @@
 //
 // Both kernels multiply a few rows (h, or the gate gradients of the step after) with a slice of
 // w_hh's columns packed into gemm.h's panels, and finish each element of the product where it
-// was made. The sum over k goes in blocks of kBlockK: a panel's block stays in L1 while all
-// rows pass, and summing within blocks first keeps the rounding error small. Every output
+// was made. The sum over k goes in blocks: a panel's block stays in L1 while all rows pass, and
+// summing within blocks first keeps the rounding error small. Every output
 // element is the same chain of additions whatever the tile, the team or the neighbouring rows
 // are.
 
@@ -39,6 +39,7 @@ struct PartialSums {
 //   finish(panel, i, sums)                    row i's product is complete
 //   lines(panel, i, out)                      up to kLines cache lines that finish will touch;
 //                                             how many
+//   kBlock                                    depth of a block
 //   kAsks                                     whether to ask for them while the tile before is
 //                                             multiplied
 template <class T, class Step>
@@ -53,9 +54,9 @@ void run_items(const Step& step, const Tiles& tiles, int64_t panels, int64_t beg
     const int64_t tile_begin = group + item % in_group;
     const int64_t n = smaller(group + in_group - tile_begin, end - begin);
     const int64_t first_row = tiles.begin(tile_begin);
-    const int64_t blocks = round_up(K, kBlockK);
+    const int64_t blocks = round_up(K, Step::kBlock);
     for (int64_t block = 0; block < blocks; ++block) {
-      const int64_t k = block * kBlockK, depth = smaller(kBlockK, K - k);
+      const int64_t k = block * Step::kBlock, depth = smaller(Step::kBlock, K - k);
       for (int64_t tile = tile_begin; tile < tile_begin + n; ++tile) {
         const int64_t row = tiles.begin(tile), rows = tiles.begin(tile + 1) - row;
         const T* a[kBlockRows];

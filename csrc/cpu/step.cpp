@@ -1,6 +1,7 @@
 // Launchers of the LSTM step with its products on the CPU.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
+#include <algorithm>
 #include <tuple>
 
 #include "../check.h"
@@ -14,8 +15,17 @@ namespace {
 // Below this many multiplications a second thread costs more than it saves.
 constexpr int64_t kProductsPerMember = 1 << 17;
 
+// From this many rows on packing the weights pays.
+constexpr int64_t kPackedRows = 32;
+
 int64_t members(int64_t B, int64_t E, int64_t H) {
-  return B * 4 * H * (E + H) / kProductsPerMember;
+  return std::clamp<int64_t>(B * 4 * H * (E + H) / kProductsPerMember, 1,
+                             static_cast<int64_t>(torch::stable::get_num_threads()));
+}
+
+template <class T>
+T* scratch(int64_t elements) {
+  return static_cast<T*>(cpu::Workspace::get(elements * static_cast<int64_t>(sizeof(T))));
 }
 
 // [B, H], [B, E] and so on: uninitialised, or without elements where nobody needs it.
@@ -45,21 +55,25 @@ std::tuple<Tensor, Tensor, Tensor> lstm_step(const Tensor& x, const Tensor& h, c
   Tensor h_new = rows(x, B, H), c_new = rows(x, B, H), act = rows(x, B, 4 * H);
   with_real(dtype, [&](auto zero) {
     using T = decltype(zero);
-    const cpu::LstmStepParams<T> p{data<T>(x),
-                                   data<T>(h),
-                                   data<T>(c),
-                                   data<T>(w_ih),
-                                   data<T>(w_hh),
-                                   data<T>(b_ih),
-                                   data<T>(b_hh),
-                                   mutable_data<T>(h_new),
-                                   mutable_data<T>(c_new),
-                                   mutable_data<T>(act),
-                                   B,
-                                   E,
-                                   H};
+    const int64_t size = members(B, E, H);
+    const bool packs = B >= kPackedRows;
+    const cpu::LstmStepParams<T> p{
+        data<T>(x),
+        data<T>(h),
+        data<T>(c),
+        data<T>(w_ih),
+        data<T>(w_hh),
+        data<T>(b_ih),
+        data<T>(b_hh),
+        mutable_data<T>(h_new),
+        mutable_data<T>(c_new),
+        mutable_data<T>(act),
+        packs ? scratch<T>(cpu::step_scratch(B, E + H, size)) : nullptr,
+        B,
+        E,
+        H};
     const auto kernel = cpu::kernels().table(zero).lstm_step;
-    run_team(members(B, E, H), [&](const Team& team) { kernel(p, team); });
+    run_team(size, [&](const Team& team) { kernel(p, team); });
   });
   return {h_new, c_new, act};
 }
@@ -85,6 +99,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> lstm_step_backward(
   Tensor grad_x = rows(c, B, E, need_x), grad_h = rows(c, B, H, need_h);
   with_real(dtype, [&](auto zero) {
     using T = decltype(zero);
+    const int64_t size = members(B, need_x * E, need_h * H);
     const cpu::LstmStepBackwardParams<T> p{
         {data<T>(grad_h_new), data<T>(grad_c_new), data<T>(act), data<T>(c),
          mutable_data<T>(grad_gates), mutable_data<T>(grad_c), B, H},
@@ -92,9 +107,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> lstm_step_backward(
         data<T>(w_hh),
         need_x ? mutable_data<T>(grad_x) : nullptr,
         need_h ? mutable_data<T>(grad_h) : nullptr,
+        scratch<T>(size * cpu::step_panel(cpu::kStepDepth)),
         E};
     const auto kernel = cpu::kernels().table(zero).lstm_step_backward;
-    run_team(members(B, need_x * E, need_h * H), [&](const Team& team) { kernel(p, team); });
+    run_team(size, [&](const Team& team) { kernel(p, team); });
   });
   return {grad_gates, grad_x, grad_h, grad_c};
 }

@@ -1,12 +1,11 @@
-// One LSTM step with its products, forward and backward: the step loop of a decoder.
+// One LSTM step of few rows with its products, forward and backward: the weights as they lie.
 // Part of isa_body.h: inside the instruction set's namespace.
 //
 // Forward, each pre-activation is the dot product of a row of the weights and a row of [x h],
 // in kLanes partial sums: the four gates of a unit times a few rows stay in registers. The
 // partial sums of kLanes units then become vectors over units, on which the cell works.
 //
-// Backward, the products with the weights' rows go by column panels, packed piece by piece; for
-// the fewest rows the weights are read once and as they lie.
+// Backward, the weights' rows are read once, a few at a time.
 
 // Rows of [x h] that share a load of the weights.
 constexpr int kStepRows = kVectorRegisters == 32 ? 5 : 2;
@@ -43,11 +42,30 @@ FASTCHAR_INLINE void add_dot_products(const T* w, int64_t gate, const T* a, int6
   }
 }
 
+// The cell of kLanes units from unit j on (fewer at the end) of row b, from the products.
+template <class T>
+FASTCHAR_INLINE void step_finish(const LstmStepParams<T>& p, int64_t j, int64_t b,
+                                 Vec<T> (&gates)[4]) {
+  const int64_t H = p.H, n = H - j, at = b * H + j;
+  for (int g = 0; g < 4; ++g) {
+    if (p.b_ih) gates[g] += load_upto(p.b_ih + g * H + j, n);
+    if (p.b_hh) gates[g] += load_upto(p.b_hh + g * H + j, n);
+  }
+  const auto s = cell_forward(gates[0], gates[1], gates[2], gates[3], load_upto(p.c + at, n));
+  store_upto(p.h_new + at, s.h, n);
+  store_upto(p.c_new + at, s.c, n);
+  T* act = p.act + b * 4 * H + j;
+  store_upto(act, s.i, n);
+  store_upto(act + H, s.f, n);
+  store_upto(act + 2 * H, s.g, n);
+  store_upto(act + 3 * H, s.o, n);
+}
+
 // kLanes units from unit j on (fewer at the end) of rows [b, b + R).
 template <class T, int R>
 void step_tile(const LstmStepParams<T>& p, int64_t j, int64_t b) {
   constexpr int W = kLanes<T>;
-  const int64_t E = p.E, H = p.H, n = H - j, units = n < W ? n : W;
+  const int64_t E = p.E, H = p.H, units = H - j < W ? H - j : W;
   Vec<T> partial[4][R][W] = {};
   for (int64_t u = 0; u < units; ++u) {
     add_dot_products<T, R>(p.w_ih + (j + u) * E, H * E, p.x + b * E, E, u, partial);
@@ -55,20 +73,8 @@ void step_tile(const LstmStepParams<T>& p, int64_t j, int64_t b) {
   }
   for (int r = 0; r < R; ++r) {
     Vec<T> gates[4];
-    for (int g = 0; g < 4; ++g) {
-      gates[g] = sums_of_lanes<T>(partial[g][r]);
-      if (p.b_ih) gates[g] += load_upto(p.b_ih + g * H + j, n);
-      if (p.b_hh) gates[g] += load_upto(p.b_hh + g * H + j, n);
-    }
-    const int64_t at = (b + r) * H + j;
-    const auto s = cell_forward(gates[0], gates[1], gates[2], gates[3], load_upto(p.c + at, n));
-    store_upto(p.h_new + at, s.h, n);
-    store_upto(p.c_new + at, s.c, n);
-    T* act = p.act + (b + r) * 4 * H + j;
-    store_upto(act, s.i, n);
-    store_upto(act + H, s.f, n);
-    store_upto(act + 2 * H, s.g, n);
-    store_upto(act + 3 * H, s.o, n);
+    for (int g = 0; g < 4; ++g) gates[g] = sums_of_lanes<T>(partial[g][r]);
+    step_finish(p, j, b + r, gates);
   }
 }
 
@@ -79,30 +85,6 @@ void step_rows(const LstmStepParams<T>& p, int64_t j, int64_t b) {
     if (p.B - b < R) return step_rows<T, R - 1>(p, j, b);
   }
   step_tile<T, R>(p, j, b);
-}
-
-template <class T>
-void lstm_step(const LstmStepParams<T>& p, const Team& team) {
-  const FlushDenormals flush;
-  const int64_t panels = (p.H + kLanes<T> - 1) / kLanes<T>;
-  for (int64_t panel = team.begin(panels); panel < team.end(panels); ++panel) {
-    for (int64_t b = 0; b < p.B; b += kStepRows) step_rows(p, panel * kLanes<T>, b);
-  }
-}
-
-// Columns [j, j + kPanel) of out [B, K] = a [B, M] @ w [M, K].
-template <class T>
-void multiply_columns(const T* a, const T* w, T* out, int64_t B, int64_t M, int64_t K,
-                      int64_t j) {
-  alignas(64) T panel[kDepth * kPanel<T>];
-  const int64_t width = K - j < kPanel<T> ? K - j : kPanel<T>;
-  for (int64_t m = 0; m < M; m += kDepth) {
-    const int64_t depth = M - m < kDepth ? M - m : kDepth;
-    pack_panel(w + m * K, K, depth, K, j, panel);
-    multiply_panel(
-        B, depth, [&](int64_t b) { return a + b * M + m; }, 1, panel,
-        [&](int64_t b) { return out + b * K + j; }, width, m > 0);
-  }
 }
 
 // Columns [begin, end) of out [R, K] = a [R, M] @ w [M, K], a few rows of w at a time. Each
@@ -138,39 +120,4 @@ void stream_columns(const T* a, const T* w, T* out, int64_t M, int64_t K, int64_
       }
     }
   }
-}
-
-// This member's columns of out [B, K] = a [B, M] @ w [M, K].
-template <class T>
-void multiply_by_rows(const T* a, const T* w, T* out, int64_t B, int64_t M, int64_t K,
-                      const Team& team) {
-  if (!out) return;
-  constexpr int W = kLanes<T>;
-  const int64_t vectors = (K + W - 1) / W;
-  const int64_t begin = team.begin(vectors) * W;
-  const int64_t end = team.end(vectors) * W < K ? team.end(vectors) * W : K;
-  switch (B) {
-    case 1:
-      return stream_columns<T, 1>(a, w, out, M, K, begin, end);
-    case 2:
-      return stream_columns<T, 2>(a, w, out, M, K, begin, end);
-    case 3:
-      return stream_columns<T, 3>(a, w, out, M, K, begin, end);
-    case 4:
-      return stream_columns<T, 4>(a, w, out, M, K, begin, end);
-  }
-  const int64_t panels = (K + kPanel<T> - 1) / kPanel<T>;
-  for (int64_t i = team.begin(panels); i < team.end(panels); ++i) {
-    multiply_columns(a, w, out, B, M, K, i * kPanel<T>);
-  }
-}
-
-template <class T>
-void lstm_step_backward(const LstmStepBackwardParams<T>& p, const Team& team) {
-  lstm_cell_backward(p.cell, team);
-  team.barrier->wait();
-  const FlushDenormals flush;
-  const int64_t B = p.cell.B, H = p.cell.H;
-  multiply_by_rows(p.cell.grad_gates, p.w_ih, p.grad_x, B, 4 * H, p.E, team);
-  multiply_by_rows(p.cell.grad_gates, p.w_hh, p.grad_h_prev, B, 4 * H, H, team);
 }
