@@ -51,7 +51,9 @@ def worker(rank: int, folder: str, sharded: bool) -> None:
     grads = [g.full_tensor() if sharded else g for g in grads]
     if rank == 0:
         torch.save(grads, os.path.join(folder, "grads.pt"))
-    dist.destroy_process_group()
+    dist.barrier()
+    # One time in sixty gloo's threads abort a process that ends as usual, whatever its model is.
+    os._exit(0)
 
 
 @pytest.mark.parametrize("sharded", [False, True], ids=["ddp", "fsdp2"])
