@@ -1,10 +1,11 @@
 """Tables of what is no group of contestants: recurrent products, instruction sets, accuracy,
-threads."""
+compiled models, threads."""
 
 from typing import Any
 
 from . import scaling
-from .groups import all_groups
+from .grids import TORCH_COMPILE
+from .groups import OURS, all_groups
 from .tables import Result, binary_size, digits, duration, geometric_mean, point_text, table, times
 
 MORE = (4, 8, 16)  # counts of threads that are predicted where the machine does not have them
@@ -64,6 +65,21 @@ def accuracy(result: Result) -> str:
         )
     head = ("", "points", "tensors", "over 2×", "worst", "of", "rule")
     return table(head, rows, right=1)
+
+
+def compiled(result: Result) -> str:
+    """By model, work and point: time of ours compiled, and eager's and torch's by it."""
+    rows = []
+    for entry in result["points"]:
+        row = [entry["model"], entry["work"], point_text(entry["point"])]
+        row.append(duration(entry["seconds"][TORCH_COMPILE]["median"]))
+        for name in (OURS, "torch"):
+            ratio = entry["ratios"][name]
+            quartiles = f"{digits(ratio['q1'])} to {digits(ratio['q3'])}"
+            row.append(f"**{times(ratio['median'])}** ({quartiles})")
+        rows.append(row)
+    head = ("", "", "", "fastchar, compiled", "fastchar, eager, by it", "torch, eager, by it")
+    return table(head, rows, right=3)
 
 
 def threads(result: Result) -> str:

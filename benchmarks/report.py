@@ -53,7 +53,7 @@ def goals_section(results: dict[str, Result]) -> list[str]:
 def other_sections(results: dict[str, Result], images: Path, name: str) -> list[str]:
     """What is no group of contestants, as far as it was measured."""
     parts = []
-    for key in ("recurrence", "isas", "accuracy"):
+    for key in ("recurrence", "isas", "accuracy", "compiled"):
         if key in results:
             parts += [f"### {results[key]['title']}", getattr(other_tables, key)(results[key])]
     if "threads" in results:

@@ -31,8 +31,8 @@ RESULTS = Path(__file__).parent / "results"
 # Seconds a point is interleaved for, if five rounds do not take longer (`interleave.measure`).
 BUDGET = {"quick": 1.0, "full": 1.2}
 # What is measured in another way than a group of contestants: modules with a `measure(grid)`.
-OTHERS = ("train_speed", "recurrence", "isas", "accuracy", "threads")
-NATIVE = ("recurrence", "isas", "threads")  # of these, what needs the kernels
+OTHERS = ("train_speed", "recurrence", "isas", "accuracy", "compiled", "threads")
+NATIVE = ("recurrence", "isas", "compiled", "threads")  # of these, what needs the kernels
 
 
 def point_name(point: Point) -> str:

@@ -9,6 +9,7 @@ native library absent) runs on torch operations, and torch's own errors come fro
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -151,26 +152,34 @@ def embedding(
 _LINEAR_ROWS, _LINEAR_PRODUCTS = 128, 1 << 22
 
 
+@torch.compiler.assume_constant_result
+def _full_precision() -> bool:
+    """Whether torch's float32 products are to be float32. Dynamo, which guards the setting, takes
+    the answer for a constant."""
+    return torch.get_float32_matmul_precision() == "highest"
+
+
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`F.linear`: input [*,K], weight [N,K], bias [N] -> [*,N].
 
-    Products of many rows in float32 or float64 on the CPU run on the kernel, everything else, and
-    what a compiler traces, on torch's own code.
+    Products of many rows in float32 or float64 on the CPU run on the kernel, everything else on
+    torch's own code; so does all that is exported, since the number of rows may be any there.
     """
-    rows = input.numel() // max(input.shape[-1], 1)
+    rows = math.prod(input.shape[:-1])
     tensors = (input, weight) if bias is None else (input, weight, bias)
     if (
-        torch.compiler.is_compiling()
+        torch.compiler.is_exporting()
         or rows < _LINEAR_ROWS
         or rows * weight.numel() < _LINEAR_PRODUCTS
-        or torch.get_float32_matmul_precision() != "highest"
+        or not _full_precision()
         or autocast_dtype(input) is not None
         or input.device.type != "cpu"
         or input.shape[-1:] != weight.shape[1:]
         or _kernel_dtype(tensors) is not input.dtype
     ):
         return reference.linear(input, weight, bias)
-    return ops.linear(input.reshape(rows, -1), weight, bias).view(*input.shape[:-1], -1)
+    rows_out = ops.linear(input.reshape(-1, input.shape[-1]), weight, bias)
+    return rows_out.view(*input.shape[:-1], weight.shape[0])
 
 
 def lstm_cell(

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from benchmarks import (
     accuracy,
+    compiled,
     goals,
     interleave,
     machine,
@@ -66,6 +68,26 @@ def test_accuracy_sees_a_wrong_gradient(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(accuracy, "results", wrong)
     with pytest.raises(AssertionError, match="gradient 2"):
         accuracy.judge(group, point, Sample())
+
+
+@pytest.mark.native
+@pytest.mark.parametrize("training", [True, False])
+def test_compiled_models(training: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eager, compiled and torch's have the same loss and gradients, and all are in the table."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    entries = []
+    for name in compiled.MODELS:
+        torch.manual_seed(0)
+        case = compiled.build(name, SMALL, training=training)
+        for c in case.contestants:
+            torch.manual_seed(0)  # of the dropout
+            results = c.results()
+            if c.name == "torch":
+                expected = results
+            torch.testing.assert_close(results, expected, rtol=1e-4, atol=1e-5)
+        entries.append(compiled.measure_point(name, SMALL, training, 0.0))
+    shown = other_tables.compiled({"points": entries})
+    assert all(name in shown for name in compiled.MODELS)
 
 
 def test_model_of_threads() -> None:

@@ -73,6 +73,49 @@ def test_new_sizes_do_not_recompile() -> None:
 
 
 @pytest.mark.native
+def test_compiled_projections_follow_size_and_precision() -> None:
+    """Many rows in full precision go to the kernel, others to torch's product, each compiled once;
+    an exported product takes any number of rows."""
+    before = torch.get_float32_matmul_precision()
+    counter = CompileCounterWithBackend("aot_eager")
+
+    def native(x: Tensor, w: Tensor) -> Tensor:
+        return functional.linear(x, w).sin()
+
+    compiled = torch.compile(native, fullgraph=True, dynamic=True, backend=counter)
+    w = torch.randn(256, 128)
+    many, few = torch.randn(40, 10, 128), torch.randn(4, 10, 128)
+    other_many = torch.randn(60, 7, 128)
+    torch._dynamo.reset()
+    try:
+        frames = []
+        for x, precision in (
+            (many, "highest"), (other_many, "highest"), (few, "highest"),
+            (many, "high"), (other_many, "high"), (many, "highest"),
+        ):  # fmt: skip
+            torch.set_float32_matmul_precision(precision)
+            assert torch.equal(compiled(x, w), native(x, w))
+            frames.append(counter.frame_count)
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert frames == [1, 1, 2, 3, 3, 3]
+    names = [
+        {node.name for node in graph.graph.nodes if "fastchar" in str(node.target)}
+        for graph in counter.graphs
+    ]
+    assert [bool(found) for found in names] == [True, False, False]
+
+    class Product(torch.nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return functional.linear(x, w)
+
+    dims = {"x": {0: torch.export.Dim("T"), 1: torch.export.Dim("B")}}
+    program = torch.export.export(Product(), (many,), dynamic_shapes=dims).module()
+    for x in (many, few):
+        torch.testing.assert_close(program(x), x @ w.t())
+
+
+@pytest.mark.native
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("need_x", [True, False])
 def test_compiled_ragged_batches(bias: bool, need_x: bool) -> None:

@@ -33,13 +33,13 @@ class Group:
     floors: tuple[str, ...] = ()
 
 
-def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+def compiled(function: Callable[..., Any], fullgraph: bool = False) -> Callable[..., Any]:
     """`function` through torch.compile for one set of shapes; the work is done at its first call.
 
     Input buffers have to be arguments: a Python number that picks one would be compiled in.
     """
     torch._dynamo.reset()  # or points before this one count as recompilations
-    return torch.compile(function, dynamic=False)
+    return torch.compile(function, dynamic=False, fullgraph=fullgraph)
 
 
 def all_groups() -> dict[str, Group]:
