@@ -136,7 +136,18 @@ def _step_backward(ctx: Any, *grads: Tensor | None) -> Grads:
     x, h, c, w_ih, w_hh, act = ctx.saved_tensors
     need_x, need_h = ctx.needs_input_grad[:2]
     gates, grad_x, grad_h, grad_c = step_gradients(grads, act, c, w_ih, w_hh, need_x, need_h)
-    return grad_x, grad_h, grad_c, *step_weight_gradients(gates, x, h, ctx.needs_input_grad[3:])
+    # torch's products: of a loop's steps a compiler makes products that add to one sum.
+    of_ih, of_hh, of_b_ih, of_b_hh = ctx.needs_input_grad[3:]
+    bias = gates.sum(0) if of_b_ih or of_b_hh else None
+    return (
+        grad_x,
+        grad_h,
+        grad_c,
+        gates.t() @ x if of_ih else None,
+        gates.t() @ h if of_hh else None,
+        bias if of_b_ih else None,
+        bias if of_b_hh else None,
+    )
 
 
 def step_weight_gradients(
