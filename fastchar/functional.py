@@ -152,11 +152,14 @@ def embedding(
 _LINEAR_ROWS, _LINEAR_PRODUCTS = 128, 1 << 22
 
 
-@torch.compiler.assume_constant_result
 def _full_precision() -> bool:
     """Whether torch's float32 products are to be float32. Dynamo, which guards the setting, takes
     the answer for a constant."""
     return torch.get_float32_matmul_precision() == "highest"
+
+
+# What `torch.compiler.assume_constant_result` sets; calling it imports all of Dynamo with fastchar.
+_full_precision._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -22,10 +22,11 @@ def test_import_is_at_most_1_3_times_torchs() -> None:
 
 
 def test_import_needs_torch_alone() -> None:
-    """None of the training extras is imported with the modules."""
+    """None of the training extras is imported with the modules, nor the compiler of torch."""
     code = (
         "import sys, fastchar; fastchar.LSTM, fastchar.functional\n"
         "heavy = {'lightning', 'torchmetrics', 'matplotlib', 'typer', 'rapidfuzz', 'safetensors'}\n"
+        "heavy |= {'torch._dynamo', 'torch._inductor'}\n"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
