@@ -2,7 +2,7 @@
 // Part of isa_body.h: inside the instruction set's namespace.
 
 // A result of this many bytes or more is larger than any cache and only written.
-constexpr int64_t kStreamRows = 1 << 24;
+constexpr int64_t kStreamRows = 1 << 25;
 
 // out[0..n) = a, or a + b.
 template <class T>
