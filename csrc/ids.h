@@ -5,21 +5,14 @@
 #include <sstream>
 
 #include "check.h"
+#include "cpu/kernels.h"
 
 namespace fastchar {
 
 // Throws std::out_of_range (IndexError in Python) for the first id outside 0..V-1.
 inline void check_id_range(const char* op, const char* arg, const int64_t* ids, int64_t n,
                            int64_t V) {
-  // The sign bit of an id, or of what it lacks to V - 1, also where V = 0: without branches,
-  // since this scan precedes every lookup.
-  const uint64_t last = static_cast<uint64_t>(V) - 1;
-  uint64_t outside = 0;
-  for (int64_t i = 0; i < n; ++i) {
-    const uint64_t id = static_cast<uint64_t>(ids[i]);
-    outside |= id | (last - id);
-  }
-  if (outside >> 63 == 0) return;
+  if (cpu::all_ids_inside(ids, n, V)) return;
   for (int64_t i = 0; i < n; ++i) {
     if (ids[i] >= 0 && ids[i] < V) continue;
     std::ostringstream s;

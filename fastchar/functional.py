@@ -46,22 +46,23 @@ _COMPUTE = {
 Result = tuple[Tensor, Tensor, Tensor]
 
 
-def _transformed(tensors: Sequence[Tensor]) -> bool:
-    """Whether something stands between the tensors and the kernels that only torch's ops respect.
+def _transforming() -> bool:
+    """Whether a functorch transform or forward-mode AD is on, which only torch's ops respect.
 
-    register_autograd's formulas would give silent zeros under functorch and forward-mode AD.
+    register_autograd's formulas would give silent zeros under either.
     """
-    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
-        return True
-    for tensor in tensors:  # a loop: a generator would cost a small step as much as its kernel
-        cls = type(tensor)
-        if cls is not Tensor and cls is not torch.nn.Parameter and not _plain(cls):
-            return True
-    return False
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+
+def _transformed(tensors: Sequence[Tensor]) -> bool:
+    """Whether something stands before the kernels that only torch's ops respect."""
+    return _transforming() or not all(_plain(type(tensor)) for tensor in tensors)
 
 
 def _plain(cls: type) -> bool:
-    """Whether torch's functions treat a subclass as a Tensor: it has no functions of its own."""
+    """Whether torch's functions treat tensors of `cls` as Tensors: it adds none of its own."""
+    if cls is Tensor or cls is torch.nn.Parameter:
+        return True
     return bool(getattr(cls, "__torch_function__", None) is torch._C._disabled_torch_function_impl)
 
 
@@ -70,16 +71,20 @@ def _kernel_dtype(tensors: Sequence[Tensor]) -> torch.dtype | None:
 
     None of them in a trace: there torch's own are what torch.jit and the ONNX exporter know.
     """
-    if not backend.native() or torch.jit.is_tracing() or _transformed(tensors):
+    if not backend.native() or torch.jit.is_tracing() or _transforming():
         return None
-    dtype, device = tensors[0].dtype, tensors[0].device
-    if not _device_served(device):
-        return None
+    # One plain loop: a small step would spend as much here as in its kernel.
+    dtype, on_cpu = tensors[0].dtype, True
     for tensor in tensors:
-        if tensor.dtype is not dtype or tensor.device != device:
+        if tensor.dtype is not dtype or not _plain(type(tensor)):
             return None
-    if device.type == "cuda":
-        return dtype if dtype in _COMPUTE else None
+        on_cpu = on_cpu and tensor.is_cpu
+    if not on_cpu:
+        device = tensors[0].device
+        if not _device_served(device) or any(tensor.device != device for tensor in tensors):
+            return None
+        if device.type == "cuda":
+            return dtype if dtype in _COMPUTE else None
     return _COMPUTE.get(dtype)
 
 
@@ -93,7 +98,9 @@ def _device_served(device: torch.device) -> bool:
 def _ids_served(ids: Tensor) -> bool:
     if not isinstance(ids, Tensor):
         return False
-    return ids.dtype in (torch.int64, torch.int32) and _device_served(ids.device)
+    if ids.dtype is not torch.int64 and ids.dtype is not torch.int32:
+        return False
+    return ids.is_cpu or _device_served(ids.device)
 
 
 def _index_error(call: Callable[..., Any], *args: Any) -> Any:
@@ -149,7 +156,7 @@ def embedding(
 
 # Rows and multiplications from which the native product, which packs its weight in every call,
 # is faster than torch's.
-_LINEAR_ROWS, _LINEAR_PRODUCTS = 128, 1 << 22
+_LINEAR_ROWS, _LINEAR_PRODUCTS = 32, 1 << 20
 
 
 def _full_precision() -> bool:
@@ -232,6 +239,10 @@ def _check_pair(hx: State, caller: str) -> None:
 def _check_cell(x: Tensor, hx: State, w_ih: Tensor, w_hh: Tensor) -> None:
     """torch.lstm_cell's checks, in its words."""
     _check_pair(hx, "lstm_cell")
+    B, E = x.shape
+    right = (B, w_hh.shape[1])
+    if w_ih.shape[1] == E and hx[0].shape == right and hx[1].shape == right:
+        return
     if x.shape[1] != w_ih.shape[1]:
         raise RuntimeError(
             f"input has inconsistent input_size: got {x.shape[1]} expected {w_ih.shape[1]}"
@@ -466,4 +477,4 @@ def _float_state(hx: State | None) -> State | None:
 
 def _cast(results: Result, dtype: torch.dtype) -> Result:
     y, h, c = results
-    return y.to(dtype), h.to(dtype), c.to(dtype)
+    return results if y.dtype is dtype else (y.to(dtype), h.to(dtype), c.to(dtype))

@@ -84,7 +84,7 @@ def test_compiled_projections_follow_size_and_precision() -> None:
 
     compiled = torch.compile(native, fullgraph=True, dynamic=True, backend=counter)
     w = torch.randn(256, 128)
-    many, few = torch.randn(40, 10, 128), torch.randn(4, 10, 128)
+    many, few = torch.randn(40, 10, 128), torch.randn(2, 10, 128)
     other_many = torch.randn(60, 7, 128)
     torch._dynamo.reset()
     try:

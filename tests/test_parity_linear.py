@@ -78,7 +78,7 @@ def test_who_computes(monkeypatch: pytest.MonkeyPatch) -> None:
     x, w = torch.randn(3, 100, 160), torch.randn(96, 160)
     assert functional.linear(x, w).shape == (3, 100, 96)
     assert len(seen) == 1
-    functional.linear(x[:1], w)
+    functional.linear(x[:1, :20], w)
     functional.linear(x.bfloat16(), w.bfloat16())
     with torch.autocast("cpu", torch.bfloat16):
         assert functional.linear(x, w).dtype == torch.bfloat16

@@ -6,6 +6,7 @@
 #include "../check.h"
 #include "../parallel.h"
 #include "dispatch.h"
+#include "output.h"
 
 namespace fastchar {
 namespace {
@@ -22,8 +23,8 @@ std::tuple<Tensor, Tensor, Tensor> lstm_cell(const Tensor& gates, const Tensor& 
   const int64_t B = c.size(0), H = c.size(1);
   check_dense(op, "gates", gates, dtype, {B, 4 * H});
 
-  Tensor h_new = torch::stable::empty_like(c), c_new = torch::stable::empty_like(c);
-  Tensor act = torch::stable::empty_like(gates);
+  Tensor h_new = new_output(c, {B, H}), c_new = new_output(c, {B, H});
+  Tensor act = new_output(c, {B, 4 * H});
   with_real(dtype, [&](auto zero) {
     using T = decltype(zero);
     const cpu::LstmCellParams<T> p{data<T>(gates),
@@ -52,8 +53,7 @@ std::tuple<Tensor, Tensor> lstm_cell_backward(const std::optional<Tensor>& grad_
   check_dense(op, "grad_h", grad_h, dtype, {B, H});
   check_dense(op, "grad_c", grad_c, dtype, {B, H});
 
-  Tensor grad_gates = torch::stable::empty_like(act),
-         grad_c_prev = torch::stable::empty_like(c);
+  Tensor grad_gates = new_output(c, {B, 4 * H}), grad_c_prev = new_output(c, {B, H});
   with_real(dtype, [&](auto zero) {
     using T = decltype(zero);
     const cpu::LstmCellBackwardParams<T> p{data<T>(grad_h),

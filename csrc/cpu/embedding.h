@@ -3,6 +3,7 @@
 
 // A result of this many bytes or more is larger than any cache and only written.
 constexpr int64_t kStreamRows = 1 << 25;
+constexpr int64_t kIdBlock = 256;
 
 // out[0..n) = a, or a + b.
 template <class T>
@@ -23,12 +24,20 @@ void embedding(const EmbeddingParams<T>& p, const Team& team) {
   const bool past_caches = kCanStream && p.E % line == 0 &&
                            reinterpret_cast<uintptr_t>(p.out) % 64 == 0 &&
                            p.N * p.E * static_cast<int64_t>(sizeof(T)) >= kStreamRows;
-  for (int64_t n = team.begin(p.N); n < team.end(p.N); ++n) {
-    const T* row = p.weight + p.ids[n] * p.weight_stride;
-    if (!past_caches) {
-      copy_row(row, p.out + n * p.E, p.E);
-    } else {
-      for (int64_t i = 0; i < p.E; i += line) stream(p.out + n * p.E + i, load(row + i));
+  // Ids are checked a block ahead of their rows: they come out of memory once.
+  for (int64_t begin = team.begin(p.N), end; begin < team.end(p.N); begin = end) {
+    end = begin + kIdBlock < team.end(p.N) ? begin + kIdBlock : team.end(p.N);
+    if (!all_ids_inside(p.ids + begin, end - begin, p.V)) {
+      return p.outside->store(true, std::memory_order_relaxed);
+    }
+    for (int64_t n = begin; n < end; ++n) {
+      const T* row = p.weight + p.ids[n] * p.weight_stride;
+      T* out = p.out + n * p.E;
+      if (!past_caches) {
+        copy_row(row, out, p.E);
+      } else {
+        for (int64_t i = 0; i < p.E; i += line) stream(out + i, load(row + i));
+      }
     }
   }
   finish_streaming();

@@ -13,14 +13,28 @@
 
 namespace fastchar::cpu {
 
-// out[n, :] = weight[ids[n], :]. Ids were checked by the launcher.
+// Whether ids[0..n) lie in 0..V-1. No branches, since this precedes every lookup: it gathers
+// the sign bits of each id, and of what that lacks to V - 1, also where V = 0.
+inline __attribute__((always_inline)) bool all_ids_inside(const int64_t* ids, int64_t n,
+                                                          int64_t V) {
+  const uint64_t last = static_cast<uint64_t>(V) - 1;
+  uint64_t outside = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    const uint64_t id = static_cast<uint64_t>(ids[i]);
+    outside |= id | (last - id);
+  }
+  return outside >> 63 == 0;
+}
+
+// out[n, :] = weight[ids[n], :].
 template <class T>
 struct EmbeddingParams {
   const T* weight;  // [V, E], rows weight_stride elements apart
   int64_t weight_stride;
   const int64_t* ids;  // [N]
-  T* out;              // [N, E]
-  int64_t N, E;
+  T* out;              // [N, E], incomplete where an id is outside 0..V-1
+  int64_t N, V, E;
+  std::atomic<bool>* outside;  // false; becomes true if any id is
 };
 
 // grad_weight[v, :] = sum over n with ids[n] == v of grad[n, :] (/ count of v if scaled).

@@ -116,7 +116,7 @@ Gradients new_gradients(const Problem& p) {
 }
 
 Gradients no_gradients(const Problem& p) {
-  const auto none = [&] { return torch::stable::new_empty(p.input, {0}); };
+  const auto none = [&] { return new_output(p.input, {0}); };
   return {none(), none(), none()};
 }
 
@@ -126,7 +126,7 @@ Tensor linear_cross_entropy(const Tensor& input, const Tensor& weight,
                             double label_smoothing) {
   const Problem problem("linear_cross_entropy", input, weight, bias, target, class_weight,
                         ignore_index, label_smoothing);
-  Tensor loss = torch::stable::new_empty(input, {problem.N});
+  Tensor loss = new_output(input, {problem.N});
   with_real(problem.dtype, [&](auto zero) {
     using T = decltype(zero);
     auto p = problem.params<T>();
@@ -172,8 +172,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> linear_cross_entropy_reduced(
     double label_smoothing, bool mean, bool grad) {
   const Problem problem("linear_cross_entropy_reduced", input, weight, bias, target,
                         class_weight, ignore_index, label_smoothing);
-  Tensor losses = torch::stable::new_empty(input, {problem.N});
-  Tensor loss = torch::stable::new_empty(input, {});
+  Tensor losses = new_output(input, {problem.N});
+  Tensor loss = new_output(input, {});
   Gradients gradients = grad ? new_gradients(problem) : no_gradients(problem);
   with_real(problem.dtype, [&](auto zero) {
     using T = decltype(zero);

@@ -98,13 +98,8 @@ void pack_backward(const T* w_hh, T* packed, int64_t H, const BackwardPanels<T>&
                    int64_t begin, int64_t end) {
   for (int64_t panel = begin; panel < end; ++panel) {
     const int64_t j = panels.begin(panel) * kLanes<T>;
-    const int64_t width = panels.width(panel) * kLanes<T>;
-    T* out = packed + j * 4 * H;
-    for (int64_t k = 0; k < 4 * H; ++k, out += width) {
-      const int64_t units = smaller(width, H - j);
-      __builtin_memcpy(out, w_hh + k * H + j, sizeof(T) * units);
-      for (int64_t u = units; u < width; ++u) out[u] = T(0);
-    }
+    const int64_t stop = smaller(j + panels.width(panel) * kLanes<T>, H);
+    pack_panel(w_hh, H, 4 * H, stop, j, packed + j * 4 * H);
   }
 }
 

@@ -10,13 +10,23 @@
 
 namespace fastchar {
 
-// An uninitialised contiguous tensor of like's dtype and device; large ones out of the pool.
+// An uninitialised contiguous CPU tensor of like's dtype; large ones out of the pool, small
+// ones past the dispatcher, whose new_empty costs a small step as much as its arithmetic.
 inline Tensor new_output(const Tensor& like, const std::vector<int64_t>& sizes) {
+  std::vector<int64_t> strides(sizes.size(), 1);
+  for (size_t d = sizes.size(); d-- > 1;)
+    strides[d - 1] = strides[d] * std::max<int64_t>(sizes[d], 1);
   int64_t bytes = like.element_size();
   for (int64_t size : sizes) bytes *= size;
-  if (bytes < cpu::BlockPool::kSmallest) return torch::stable::new_empty(like, sizes);
-  std::vector<int64_t> strides(sizes.size(), 1);
-  for (size_t d = sizes.size() - 1; d > 0; --d) strides[d - 1] = strides[d] * sizes[d];
+  if (bytes < cpu::BlockPool::kSmallest) {
+    int32_t dtype = 0;
+    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(like.get(), &dtype));
+    AtenTensorHandle handle = nullptr;
+    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
+        static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(), dtype,
+        aoti_torch_device_type_cpu(), 0, &handle));
+    return Tensor(handle);
+  }
   int64_t capacity = 0;
   void* block = cpu::BlockPool::get().take(bytes, &capacity);
   return torch::stable::from_blob(

@@ -7,6 +7,7 @@
 #include "../check.h"
 #include "../parallel.h"
 #include "dispatch.h"
+#include "output.h"
 #include "workspace.h"
 
 namespace fastchar {
@@ -14,9 +15,6 @@ namespace {
 
 // Below this many multiplications a second thread costs more than it saves.
 constexpr int64_t kProductsPerMember = 1 << 17;
-
-// From this many rows on packing the weights pays.
-constexpr int64_t kPackedRows = 32;
 
 int64_t members(int64_t B, int64_t E, int64_t H) {
   return std::clamp<int64_t>(B * 4 * H * (E + H) / kProductsPerMember, 1,
@@ -28,10 +26,12 @@ T* scratch(int64_t elements) {
   return static_cast<T*>(cpu::Workspace::get(elements * static_cast<int64_t>(sizeof(T))));
 }
 
+// From this many rows on packing the weights pays.
+constexpr int64_t kPackedRows = 32;
+
 // [B, H], [B, E] and so on: uninitialised, or without elements where nobody needs it.
 Tensor rows(const Tensor& like, int64_t B, int64_t columns, bool needed = true) {
-  return needed ? torch::stable::new_empty(like, {B, columns})
-                : torch::stable::new_empty(like, {0});
+  return needed ? new_output(like, {B, columns}) : new_output(like, {0});
 }
 
 std::tuple<Tensor, Tensor, Tensor> lstm_step(const Tensor& x, const Tensor& h, const Tensor& c,

@@ -67,9 +67,10 @@ class Encoder(nn.Module):
         states, (h, c) = self.rnn(ids, lengths=lengths)  # [S, B, 2H], [2 * layers, B, H] twice
         last_h = torch.cat([h[-2], h[-1]], dim=-1)  # [B, 2H], where each direction stops
         last_c = torch.cat([c[-2], c[-1]], dim=-1)
+        of_h, of_c = self.bridge_h, self.bridge_c
         start = (
-            self._by_layer(self.bridge_h(last_h).tanh()),
-            self._by_layer(self.bridge_c(last_c)),
+            self._by_layer(functional.linear(last_h, of_h.weight, of_h.bias).tanh()),
+            self._by_layer(functional.linear(last_c, of_c.weight, of_c.bias)),
         )
         return self.dropout(states), start
 
