@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -139,8 +140,61 @@ def test_resume_refuses_other_data(
         with pytest.raises(Interrupted):
             train(config, QUIET)
     data.write_text(data.read_text() + "zyx\tZ IH K S\n")
-    with pytest.raises(InputError, match=r"expected the training data that .* began with"):
+    with pytest.raises(InputError, match=r"expected the data that .* began with"):
         resume(config.out, QUIET)
+
+
+def test_resume_refuses_other_held_out_data(tmp_path: Path, pairs_file: Path) -> None:
+    """Rates before and after would not be of the same words."""
+    dev = write_pairs(tmp_path / "dev.tsv", few_pairs()[80:90])
+    config = _config(tmp_path, "run", pairs_file, **PAIRS, dev=str(dev))
+    train(config, QUIET)
+    write_pairs(dev, few_pairs()[80:91])
+    with pytest.raises(InputError, match=r"expected the data that .* began with"):
+        resume(config.out, QUIET)
+
+
+@pytest.mark.parametrize("kill_at", range(8))
+def test_same_bits_after_a_kill_while_saving(
+    tmp_path: Path,
+    pairs_file: Path,
+    pairs_run: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kill_at: int,
+) -> None:
+    """Killed before any of the renames that end an epoch, of metrics, model and checkpoints: the
+    run goes on from the last whole checkpoint, or from the beginning."""
+    config = _config(tmp_path, "run", pairs_file, **PAIRS, schedule="plateau")
+    renames = iter(range(999))
+    rename = os.replace
+
+    def killed(source: Path, target: Path) -> None:
+        if Path(target).name != "config.yaml" and next(renames) == kill_at:
+            raise SystemExit
+        rename(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", killed)
+        patch.setattr(Path, "replace", killed)
+        with pytest.raises(SystemExit):
+            train(config, QUIET)
+    resume(config.out, QUIET)
+    _assert_same(Path(config.out), pairs_run)
+
+
+def test_resume_of_a_damaged_folder(tmp_path: Path, pairs_run: Path) -> None:
+    """A checkpoint cut short, one of something else, and rows that are lost: one line each."""
+    run = shutil.copytree(pairs_run, tmp_path / "run")
+    whole = (run / "last.ckpt").read_bytes()
+    for damaged in (whole[:1000], b"", b"something else"):
+        (run / "last.ckpt").write_bytes(damaged)
+        with pytest.raises(InputError, match=r"last\.ckpt: expected a checkpoint, got a damaged"):
+            resume(run, QUIET)
+    (run / "last.ckpt").write_bytes(whole)
+    for text in ("", "epoch,step\n1,5\n3,15\n"):
+        (run / "metrics.csv").write_text(text)
+        with pytest.raises(InputError, match=r"metrics\.csv: expected a row for each of 3 epochs"):
+            resume(run, QUIET)
 
 
 def test_resuming_a_run_that_has_ended_changes_nothing(pairs_run: Path) -> None:
