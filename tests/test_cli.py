@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
+import io
 import math
+import os
 import re
 import subprocess
 import sys
@@ -50,6 +53,16 @@ def refused(*args: Any, stdin: str | bytes | None = None) -> str:
     assert result.stdout == ""
     (line,) = result.stderr.splitlines()
     return line
+
+
+@contextlib.contextmanager
+def pipe(content: str) -> Iterator[str]:
+    """The name of a pipe that gives `content`, which it has room for, and then ends."""
+    reader, writer = os.pipe()
+    os.write(writer, content.encode())
+    os.close(writer)
+    yield f"/dev/fd/{reader}"
+    os.close(reader)
 
 
 @pytest.fixture(scope="module")
@@ -216,6 +229,7 @@ def test_predict_answers_before_the_input_ends(home: Path) -> None:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert process.stdin is not None
     assert process.stdout is not None
@@ -225,6 +239,80 @@ def test_predict_answers_before_the_input_ends(home: Path) -> None:
         assert process.stdout.readline().startswith(word + "\t")
     process.stdin.close()
     assert process.wait(30) == 0
+
+
+def test_output_is_utf8_whatever_the_locale(home: Path) -> None:
+    """As what is read is: a pipe in an ASCII locale, or on Windows, gets the same bytes."""
+    done = subprocess.run(
+        [sys.executable, "-m", "fastchar", "predict", str(home / "g2p")],
+        input="Żółć\n".encode(),
+        capture_output=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "ascii"},
+    )
+    assert done.stdout.decode().startswith("Żółć\t"), done.stderr.decode()
+
+
+def test_a_reader_that_goes_away_ends_it_quietly(home: Path) -> None:
+    """`fastchar generate ... | head -1` says nothing on standard error."""
+    command = f"{sys.executable} -m fastchar generate {home}/lm --length 3000 | head -c 10"
+    done = subprocess.run(
+        command,
+        shell=True,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert len(done.stdout) == 10
+    assert done.stderr == ""
+
+
+@pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="needs Linux's /dev/full")
+def test_a_full_disk_is_one_line(home: Path) -> None:
+    """What the system refuses is no traceback, and no bad input either."""
+    result = run("predict", home / "g2p", "-o", "/dev/full", stdin="cat\n")
+    assert result.exit_code == 1
+    assert result.stderr == "fastchar: No space left on device\n"
+    assert Path("/dev/full").is_char_device()
+
+
+def test_without_its_packages_it_says_how_to_get_them(tmp_path: Path) -> None:
+    """`pip install fastchar` alone has the command and not what it needs."""
+    (tmp_path / "typer.py").write_text("raise ModuleNotFoundError(name='typer')")
+    paths = os.pathsep.join([str(tmp_path), *sys.path])
+    done = subprocess.run(
+        [sys.executable, "-m", "fastchar", "train"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": paths},
+    )
+    assert done.returncode == 1
+    assert done.stderr == (
+        "fastchar: the command line needs typer: pip install 'fastchar[train]'\n"
+    )
+
+
+def test_predict_reads_a_pipe_only_once(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under a bar, whose total must not be counted from `<(zcat words.gz)`."""
+    from rich.console import Console
+
+    from fastchar.training import console
+
+    screen = io.StringIO()
+    monkeypatch.setattr(
+        console, "make_console", lambda **_: Console(file=screen, force_terminal=True)
+    )
+    with pipe("cat\ndog\n") as path:
+        shown = ok("predict", home / "g2p", path)
+    assert [line.split("\t")[0] for line in shown.splitlines()] == ["cat", "dog"]
+    assert "predicting" in screen.getvalue()
+
+
+def test_train_from_a_pipe_can_be_resumed(home: Path, tmp_path: Path) -> None:
+    """What was read from `<(zcat pairs.gz)` is kept in the run, and found where that is moved."""
+    with pipe((home / "pairs.tsv").read_text()) as path:
+        ok("train", path, "--out", tmp_path / "run", "--epochs", 1, *SMALL)
+    (tmp_path / "run").rename(tmp_path / "moved")
+    assert "has ended already" in ok("train", "--resume", tmp_path / "moved")
 
 
 def test_generate(home: Path) -> None:
@@ -286,7 +374,20 @@ BAD = {
     "symbol": ("inspect {home}/g2p -s ж", "--symbol: expected a symbol of the model, got 'ж'"),
     "device": ("predict {home}/g2p --device abacus", "--device: expected auto, cpu or cuda"),
     "latin1": ("predict {home}/g2p latin1.txt", "latin1.txt, line 2: expected UTF-8 text"),
-    "no folder": ("predict {home}/g2p few.tsv -o no/x", "no: expected a folder to write in"),
+    "no folder": ("predict {home}/g2p ok.txt -o no/x", "no: expected a folder to write in"),
+    "a folder": ("predict {home}/g2p ok.txt -o .", ".: expected a file to write, got a folder"),
+    "tab": ("predict {home}/g2p few.tsv", "few.tsv, line 1: expected one source and no tab, got"),
+    "nul": ("predict {home}/g2p nul.txt", "nul.txt, line 2: expected UTF-8 text, got byte 0x00"),
+    "errors": ("evaluate {home}/g2p good.tsv --errors no/x", "no: expected a folder to write in"),
+    "map": ("inspect {home}/g2p --map no/x.png", "no: expected a folder to write in"),
+    "map folder": ("inspect {home}/g2p --map .", ".: expected a file to write, got a folder"),
+    "heat": ("generate {home}/lm --temperature inf", "temperature: expected 0 or more, and finite"),
+    "wild seed": (f"generate {{home}}/lm --seed {2**64}", "seed: expected a number of 64 bits"),
+    "mps": ("predict {home}/g2p --device mps", "--device: expected auto, cpu or cuda, got 'mps'"),
+    "no name": ("train good.tsv --out=", "out: expected text, got ''"),
+    "rate": ("train good.tsv --learning-rate inf", "learning_rate: expected a number from 0, got"),
+    "dev": ("train good.tsv --dev -", "dev: expected a file, got standard input"),
+    "taken": ("train good.tsv --out taken", "taken: expected a folder without metrics.csv"),
 }
 
 
@@ -298,6 +399,10 @@ def test_bad_input(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     write_pairs(Path("few.tsv"), few_pairs()[:1])
     Path("bad.tsv").write_text("a\tA\nb\n")
     Path("latin1.txt").write_bytes(b"ok\n\xe9\n")
+    Path("nul.txt").write_bytes(b"ok\n\x00\n")
+    Path("ok.txt").write_text("ok\n")
+    Path("taken").mkdir()
+    Path("taken/metrics.csv").write_text("somebody's\n")
     Path("key.yaml").write_text("epoch: 3\n")
     Path("value.yaml").write_text("epochs: many\n")
     Path("broken.yaml").write_text("epochs: 3\nseed: ]\n")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fastchar.analysis.symbols import flush_left, flush_right, visible
 from fastchar.cli.options import (
     BatchSize,
     Beam,
@@ -19,6 +21,7 @@ from fastchar.training.files import InputError, read_pairs, read_text, write_bes
 
 if TYPE_CHECKING:
     from collections import Counter
+    from typing import TextIO
 
     from fastchar.models import CharLM, Seq2Seq
     from fastchar.training.evaluation import Evaluation
@@ -60,7 +63,10 @@ def evaluate(
             raise InputError("--errors: expected a seq2seq model, got a char_lm model")
         _evaluate_text(loaded, data)
         return
-    found = _evaluate_pairs(loaded, data, beam, length_penalty, batch_size)
+    with write_beside(errors) if errors is not None else nullcontext() as stream:
+        found = _evaluate_pairs(loaded, data, beam, length_penalty, batch_size)
+        if stream is not None:
+            _write_mistakes(found, stream)
     rates = found.rates
     typer.echo(f"words    {rates.words:10,}")
     typer.echo(f"wrong    {rates.wrong:10,}   WER {rates.wer:.2%}")
@@ -70,7 +76,6 @@ def evaluate(
         typer.echo("")
         _print_confusions(found.confusions, confusions)
     if errors is not None:
-        _write_mistakes(found, errors)
         typer.echo(f"\n{len(found.mistakes):,} mistakes in {errors}")
 
 
@@ -118,20 +123,16 @@ def _print_confusions(confusions: Counter[Confusion], most: int) -> None:
     widest = confusions.most_common(1)[0][1]
     for (expected, got), times in confusions.most_common(most):
         bar = "▇" * max(1, round(20 * times / widest))
-        left, right = _shown(expected), _shown(got)
-        typer.echo(f"{left:>10}  {right:<10}{times:7,}{times / total:8.1%}  {bar}")
+        left, right = ("∅" if s is None else visible(s) for s in (expected, got))
+        row = f"{flush_right(left, 10)}  {flush_left(right, 10)}"
+        typer.echo(f"{row}{times:7,}{times / total:8.1%}  {bar}")
 
 
-def _shown(symbol: str | None) -> str:
-    return "∅" if symbol is None else "␣" if symbol == " " else symbol
-
-
-def _write_mistakes(found: Evaluation, path: str) -> None:
-    with write_beside(path) as stream:
-        stream.write("source\texpected\tgot\tedits\tlog_prob\n")
-        for mistake in found.mistakes:
-            expected = " | ".join(mistake.references)
-            best = mistake.hypothesis
-            stream.write(
-                f"{mistake.source}\t{expected}\t{best.text}\t{mistake.edits}\t{best.log_prob:.4f}\n"
-            )
+def _write_mistakes(found: Evaluation, stream: TextIO) -> None:
+    stream.write("source\texpected\tgot\tedits\tlog_prob\n")
+    for mistake in found.mistakes:
+        expected = " | ".join(mistake.references)
+        best = mistake.hypothesis
+        stream.write(
+            f"{mistake.source}\t{expected}\t{best.text}\t{mistake.edits}\t{best.log_prob:.4f}\n"
+        )
