@@ -241,6 +241,20 @@ def test_predict_answers_before_the_input_ends(home: Path) -> None:
     assert process.wait(30) == 0
 
 
+def test_unseen_symbols_are_reported(home: Path) -> None:
+    """A model of lower-case words that is asked for upper-case ones guesses, and says why."""
+    result = run("predict", home / "g2p", stdin="cat\nCAT\n\nŻ a\n")
+    assert len(result.stdout.splitlines()) == 4
+    assert result.stderr == (
+        "fastchar: 5 of 9 symbols read as <unk>, never seen in training: C 1, A 1, T 1, Ż 1, ␣ 1\n"
+    )
+    assert run("predict", home / "g2p", stdin="cat\n").stderr == ""
+    write_pairs(home / "upper.tsv", [("CAT", "K AE T"), ("CAT", "K AA T")])
+    warning = "fastchar: 3 of 3 symbols read as <unk>, never seen in training: C 1, A 1, T 1\n"
+    assert run("evaluate", home / "g2p", home / "upper.tsv").stderr == warning
+    assert run("evaluate", home / "lm", home / "upper.tsv").stderr.startswith("fastchar: ")
+
+
 def test_output_is_utf8_whatever_the_locale(home: Path) -> None:
     """As what is read is: a pipe in an ASCII locale, or on Windows, gets the same bytes."""
     done = subprocess.run(
@@ -384,6 +398,7 @@ BAD = {
     "heat": ("generate {home}/lm --temperature inf", "temperature: expected 0 or more, and finite"),
     "wild seed": (f"generate {{home}}/lm --seed {2**64}", "seed: expected a number of 64 bits"),
     "mps": ("predict {home}/g2p --device mps", "--device: expected auto, cpu or cuda, got 'mps'"),
+    "dash": ("predict {home}/g2p ok.txt -o -", "-: expected the name of a file to write"),
     "no name": ("train good.tsv --out=", "out: expected text, got ''"),
     "rate": ("train good.tsv --learning-rate inf", "learning_rate: expected a number from 0, got"),
     "dev": ("train good.tsv --dev -", "dev: expected a file, got standard input"),

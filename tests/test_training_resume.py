@@ -16,7 +16,7 @@ import torch
 from training_data import few_pairs, one_thread, write_pairs
 
 from fastchar.training import Config, InputError, resume, run, train
-from fastchar.training.callbacks import Interrupted, KeepRun
+from fastchar.training.callbacks import Interrupted, KeepRun, signals_caught
 from fastchar.training.console import make_console
 
 QUIET = make_console(stderr=True)
@@ -205,6 +205,18 @@ def test_resuming_a_run_that_has_ended_changes_nothing(pairs_run: Path) -> None:
     assert before[1] == after[1]
     assert all(torch.equal(a, b) for a, b in zip(before[0], after[0], strict=True))
     assert not finished.model.training
+
+
+def test_an_ignored_signal_stays_ignored() -> None:
+    """Ctrl-C on a script's foreground command is none on the training in its background."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with signals_caught() as request:
+            signal.raise_signal(signal.SIGINT)
+        assert not request
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_ctrl_c_in_a_process(tmp_path: Path, pairs_file: Path) -> None:

@@ -17,6 +17,7 @@ from fastchar.cli.options import (
     open_model,
     paragraphs,
 )
+from fastchar.cli.unseen import Unseen
 from fastchar.training.files import InputError, read_pairs, read_text, write_beside
 
 if TYPE_CHECKING:
@@ -84,9 +85,14 @@ def _evaluate_pairs(
 ) -> Evaluation:
     from fastchar.training import evaluation
     from fastchar.training.console import make_console, track
+    from fastchar.training.splits import references_of
 
     pairs = read_pairs(data)
     console = make_console(stderr=True)
+    unseen = Unseen(model.source)
+    for source in references_of(pairs):
+        unseen.add(source)
+    unseen.warn()
     return evaluation.evaluate(
         model,
         pairs,
@@ -104,9 +110,12 @@ def _evaluate_text(model: CharLM, data: str) -> None:
     from fastchar.training.evaluation import text_loss
 
     text = read_text(data)
-    symbols = len(model.vocabulary.split(text))
+    unseen = Unseen(model.vocabulary)
+    unseen.add(text)
+    symbols = unseen.total
     if symbols < 2:
         raise InputError(f"{data}: expected two symbols or more, got {symbols}")
+    unseen.warn()
     console = make_console(stderr=True)
     loss = text_loss(
         model, text, progress=lambda items, total: track(items, console, "reading", total)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fastchar.cli.options import BatchSize, Device, LengthPenalty, Model, open_seq2seq, paragraphs
+from fastchar.cli.unseen import Unseen
 from fastchar.training.files import InputError, name_of, read_lines, shorten, write_beside
 
 if TYPE_CHECKING:
@@ -61,11 +62,13 @@ def predict(
     if n_best > beam:
         raise InputError(f"--n-best: expected at most the beam ({beam}), got {n_best}")
     loaded = open_seq2seq(model, device)
+    unseen = Unseen(loaded.source)
 
     def answer(stream: TextIO) -> None:
         for lines in _with_bar(_batches(source, batch_size), source, output):
             for line, hypotheses in _predict(loaded, lines, beam, n_best, length_penalty):
                 _print(stream, line, hypotheses, probabilities)
+                unseen.add(line if hypotheses else "")
             stream.flush()
 
     if output is None:
@@ -73,6 +76,7 @@ def predict(
     else:
         with write_beside(output) as stream:
             answer(stream)
+    unseen.warn()
 
 
 def _batches(source: str, batch_size: int) -> Iterator[list[str]]:

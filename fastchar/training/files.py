@@ -118,6 +118,8 @@ def beside(path: str | Path) -> Iterator[Path]:
     is no file, such as ``/dev/stdout``, is written to as it is. Raises :class:`InputError` before
     the block for a folder, and for a place in which nothing can be made.
     """
+    if str(path) == "-":
+        raise InputError("-: expected the name of a file to write; /dev/stdout is one")
     if os.path.isdir(path):
         raise InputError(f"{path}: expected a file to write, got a folder")
     real = Path(path).resolve()

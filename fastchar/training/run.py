@@ -22,7 +22,7 @@ from fastchar.training.config import Config, read_yaml, save_config
 from fastchar.training.console import Say, clock, make_console
 from fastchar.training.data import PairData, TextData, make_data, read_data, write_data
 from fastchar.training.device import choose_device
-from fastchar.training.files import InputError
+from fastchar.training.files import InputError, name_of
 from fastchar.training.folder import RunFolder, load_model
 from fastchar.training.memory import keep_freed_memory
 from fastchar.training.report import write_report
@@ -49,15 +49,17 @@ def train(config: Config, console: Console | None = None) -> Finished:
     choose_device(config.device)
     folder = RunFolder(config.out)
     folder.check_free()
-    content = read_data(config)
-    data = make_data(config, content)
+    console = console or make_console()
+    with console.status(f"reading {name_of(config.data)}"):
+        content = read_data(config)
+        data = make_data(config, content)
     folder.create()
     if not Path(config.data).is_file():  # standard input, a pipe: nothing to resume from
         name = "stdin.txt.gz" if isinstance(content, str) else "stdin.tsv.gz"
         write_data(content, folder.path / name)
         config = dataclasses.replace(config, data=str(folder.path / name))
     save_config(config, folder.config, fastchar=__version__, torch=torch.__version__)
-    return _run(config, data, folder, console or make_console(), None)
+    return _run(config, data, folder, console, None)
 
 
 def resume(path: str | Path, console: Console | None = None) -> Finished:
@@ -77,7 +79,9 @@ def resume(path: str | Path, console: Console | None = None) -> Finished:
         settings["data"] = str(Path(path) / source.name)
     config = Config(**{**settings, "out": str(path)})
     choose_device(config.device)
-    data = make_data(config, read_data(config))
+    console = console or make_console()
+    with console.status(f"reading {config.data}"):
+        data = make_data(config, read_data(config))
     last = _last_state(folder)
     epoch = 0
     if last is not None:
@@ -85,7 +89,7 @@ def resume(path: str | Path, console: Console | None = None) -> Finished:
             raise InputError(f"{config.data}: expected the data that {path} began with, got other")
         epoch = last["fastchar"]["record"].get("epoch", 0)
     folder.forget_after(epoch)
-    return _run(config, data, folder, console or make_console(), last)
+    return _run(config, data, folder, console, last)
 
 
 def _last_state(folder: RunFolder) -> dict[str, Any] | None:
