@@ -10,14 +10,17 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from training_data import few_pairs, one_thread, write_pairs
 
 from fastchar.training import Config, InputError, resume, run, train
 from fastchar.training.callbacks import Interrupted, KeepRun, signals_caught
 from fastchar.training.console import make_console
+from fastchar.training.tasks import Seq2SeqTask
 
 QUIET = make_console(stderr=True)
 TIMES = {"words_per_s", "chars_per_s", "seconds"}
@@ -154,6 +157,10 @@ def test_resume_refuses_other_held_out_data(tmp_path: Path, pairs_file: Path) ->
         resume(config.out, QUIET)
 
 
+class Killed(BaseException):
+    """As `kill -9` does it, nobody handles it."""
+
+
 @pytest.mark.parametrize("kill_at", range(8))
 def test_same_bits_after_a_kill_while_saving(
     tmp_path: Path,
@@ -170,13 +177,13 @@ def test_same_bits_after_a_kill_while_saving(
 
     def killed(source: Path, target: Path) -> None:
         if Path(target).name != "config.yaml" and next(renames) == kill_at:
-            raise SystemExit
+            raise Killed
         rename(source, target)
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", killed)
         patch.setattr(Path, "replace", killed)
-        with pytest.raises(SystemExit):
+        with pytest.raises(Killed):
             train(config, QUIET)
     resume(config.out, QUIET)
     _assert_same(Path(config.out), pairs_run)
@@ -205,6 +212,34 @@ def test_resuming_a_run_that_has_ended_changes_nothing(pairs_run: Path) -> None:
     assert before[1] == after[1]
     assert all(torch.equal(a, b) for a, b in zip(before[0], after[0], strict=True))
     assert not finished.model.training
+
+
+def test_a_second_ctrl_c_acts_at_once(
+    tmp_path: Path,
+    pairs_file: Path,
+    pairs_run: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """In the middle of a batch, which is lost; the run goes on from the last save, and says so."""
+    config = _config(tmp_path, "run", pairs_file, **PAIRS, schedule="plateau")
+    step = Seq2SeqTask.training_step
+
+    def impatient(task: Seq2SeqTask, batch: Any, batch_idx: int) -> Tensor:
+        if task.global_step == 7:
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+        return step(task, batch, batch_idx)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Seq2SeqTask, "training_step", impatient)
+        with pytest.raises(Interrupted):
+            train(config, make_console())
+    out, err = capfd.readouterr()
+    assert f"stopped at once; go on from the last save: fastchar train --resume {config.out}" in out
+    assert err.strip() == "stopping after this batch (once more: at once, and the batch is lost)"
+    resume(config.out, QUIET)
+    _assert_same(Path(config.out), pairs_run)
 
 
 def test_an_ignored_signal_stays_ignored() -> None:

@@ -153,6 +153,11 @@ def _fit(
         except Interrupted:
             say(f"stopped; go on with: fastchar train --resume {folder.path}")
             raise
+        except SystemExit:  # what Lightning makes of a second Ctrl-C
+            if not request:
+                raise
+            say(f"stopped at once; go on from the last save: fastchar train --resume {folder.path}")
+            raise Interrupted from None
         except (MemoryError, RuntimeError) as error:
             if not _is_lack_of_memory(error):
                 raise
