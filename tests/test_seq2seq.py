@@ -260,6 +260,10 @@ def test_bad_arguments() -> None:
         make().predict(["a"], beam=2, length_penalty=-1)
     with pytest.raises(ValueError, match="length_penalty: expected a finite number, got inf"):
         make().predict(["a"], beam=2, length_penalty=float("inf"))
+    with pytest.raises(ValueError, match="beam: expected 1 or more, got 0"):
+        make().predict(["a"], beam=0)
+    with pytest.raises(ValueError, match="max_length: expected 0 or more, got -1"):
+        make().predict(["a"], max_length=-1)
     with pytest.raises(ValueError, match="batch_size: expected 1 or more, got 0"):
         make().predict(["a"], batch_size=0)
     with pytest.raises(TypeError, match="texts: expected a sequence of texts"):

@@ -301,6 +301,8 @@ class Seq2Seq(Pretrained):
         """
         if isinstance(texts, str):
             raise TypeError("texts: expected a sequence of texts, got one str; wrap it in a list")
+        if beam < 1:
+            raise ValueError(f"beam: expected 1 or more, got {beam}")
         if not 1 <= n_best <= beam:
             raise ValueError(f"n_best: expected 1 to beam ({beam}), got {n_best}")
         if not math.isfinite(length_penalty):
@@ -392,4 +394,6 @@ class Seq2Seq(Pretrained):
     def _limits(source_lengths: Tensor, max_length: int | None) -> Tensor:
         if max_length is None:
             return 3 * source_lengths + 10
+        if max_length < 0:
+            raise ValueError(f"max_length: expected 0 or more, got {max_length}")
         return torch.full_like(source_lengths, max_length)
