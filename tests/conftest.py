@@ -1,6 +1,7 @@
 """What every test shares: which backend runs, the instruction sets, NaN-poisoned allocations."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -74,3 +75,13 @@ def poisoned() -> Iterator[None]:
     assert torch.empty(3).isnan().all()
     yield
     torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """What `cli_runs.make_home` makes, for tests of the command line; one thread in all of them."""
+    from cli_runs import make_home
+    from training_data import one_thread
+
+    with one_thread():
+        yield make_home(tmp_path_factory.mktemp("cli"))

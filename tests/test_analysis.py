@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import matplotlib.image
 import numpy as np
 import pytest
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from matplotlib.transforms import Bbox
 
 from fastchar import CharLM, Seq2Seq, Vocabulary
 from fastchar.analysis.attention import Look, plot_attention
@@ -21,6 +27,7 @@ from fastchar.analysis.embedding import (
     seen_symbols,
 )
 from fastchar.analysis.style import label
+from fastchar.analysis.symbols import flush_left, flush_right, visible
 from fastchar.training.report import looks
 
 
@@ -54,12 +61,82 @@ def test_project_keeps_what_two_dimensions_hold() -> None:
 
 
 def test_labels_do_not_cover_each_other() -> None:
-    """Symbols in one place come apart, those far away stay."""
-    places = np.array([[0.0, 0.0], [0.0, 0.0], [0.001, 0.0], [1.0, 1.0], [0.0, 1.0]])
-    spots = _apart(places)
-    gaps = np.linalg.norm(spots[:, None] - spots[None], axis=2) + np.eye(5)
-    assert gaps.min() > 0.035
-    assert np.array_equal(spots[3:], places[3:])
+    """Symbols in one place come apart, far ones stay, and none hangs over the edge."""
+    places = np.array([[0, 0], [0, 0], [0.01, 0], [2.5, 2.5], [5, 5], [2.6, 2.5]], dtype=float)
+    boxes = np.array([[0.6, 0.2], [0.2, 0.2], [0.1, 0.2], [0.4, 0.2], [1, 0.2], [0.2, 0.3]])
+    spots = _apart(places, boxes, 5.0)
+    assert np.array_equal(spots[4], [4.5, 4.9])
+    assert (spots >= boxes / 2).all()
+    assert (spots <= 5.0 - boxes / 2).all()
+    for a, b in itertools.combinations(range(len(spots)), 2):
+        gap = np.abs(spots[a] - spots[b])
+        assert (gap >= (boxes[a] + boxes[b]) / 2 - 1e-5).any(), (a, b)
+
+
+def _drawn(monkeypatch: pytest.MonkeyPatch, plot: Callable[[], None]) -> Figure:
+    """The figure that `plot` saves, laid out."""
+    figures: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: figures.append(figure))
+    plot()
+    (figure,) = figures
+    FigureCanvasAgg(figure).draw()
+    return figure
+
+
+def _assert_apart(texts: Sequence[Text]) -> None:
+    boxes = [t.get_window_extent() for t in texts if t.get_text()]
+    for a, b in itertools.combinations(boxes, 2):
+        overlap = Bbox.intersection(a, b)
+        assert overlap is None or min(overlap.width, overlap.height) < 1, (a, b)
+
+
+def _assert_inside(figure: Figure, texts: Sequence[Text]) -> None:
+    for text in texts:
+        box = text.get_window_extent()
+        assert box.x0 >= 0, text
+        assert box.y0 >= 0, text
+        assert box.x1 <= figure.bbox.width, text
+        assert box.y1 <= figure.bbox.height, text
+
+
+def test_map_of_any_script_is_readable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Code points and byte numbers, which are wide, cover nothing and stay in their own map."""
+    texts = ["한국어日本語हिन्दीไทยעבריתالعربية abc.,;:!?0123456789ABCDEFGHIJ"]
+    model = Seq2Seq(Vocabulary.build(texts), Vocabulary.build(texts, mode="bytes"), hidden_size=4)
+    figure = _drawn(monkeypatch, lambda: plot_embedding(embeddings(model), tmp_path / "map.png"))
+    for axis in figure.axes:
+        _assert_apart(axis.texts)
+        _assert_inside(figure, axis.texts)
+
+
+def test_attention_labels_are_readable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Long symbols and titles run into nothing, formulas are none, rows begin at one height."""
+    looks = [
+        Look(
+            "$a$日本語 " * 5, ["<0xC3>", "<0xA9>", "日", "a"], ["a", "phone", "b"], torch.ones(3, 4)
+        ),
+        Look("b", list("abcdefgh"), list("ab"), torch.ones(2, 8)),
+        Look("c", ["c"], ["t͡ʃ"] * 9, torch.ones(9, 1)),
+        Look("d", ["d"], ["d"], torch.ones(1, 1)),
+    ]
+    figure = _drawn(monkeypatch, lambda: plot_attention(looks, tmp_path / "attention.png"))
+    *maps, bar = figure.axes
+    texts = [text for axis in maps for text in (axis.get_xticklabels() + axis.get_yticklabels())]
+    # Titles at the left have no public name.
+    texts += [axis._left_title for axis in maps] + bar.get_yticklabels() + [bar.yaxis.label]
+    _assert_apart(texts)
+    _assert_inside(figure, texts)
+    tops = [axis.get_position().y1 for axis in maps[:3]]
+    cells = [axis.bbox.width / len(axis.get_xticks()) for axis in maps]
+    assert tops == pytest.approx([tops[0]] * 3)
+    assert cells == pytest.approx([cells[0]] * 4)
+
+
+def test_a_huge_attention_map_shrinks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of sentences, not a picture of ten thousand pixels a side."""
+    look = Look("a", ["a"] * 300, ["b"] * 400, torch.ones(400, 300))
+    figure = _drawn(monkeypatch, lambda: plot_attention([look] * 3, tmp_path / "attention.png"))
+    assert max(figure.get_size_inches()) < 40
 
 
 @pytest.mark.parametrize("mode", ["chars", "bytes"])
@@ -84,7 +161,17 @@ def test_labels_can_be_seen() -> None:
     assert [label(s) for s in ("a", "ŋ", "AH", " ", "\n", "\u0301", "$", "<0xE9>")] == [
         *("a", "ŋ", "AH", "␣", "000A", "◌\u0301", r"\$", "<0xE9>")
     ]
-    assert label("\U0001f389\u4e2d") == "1F389 4E2D"
+    unknown = "\U000f0000"  # of no font
+    assert label(unknown) == "F0000"
+
+
+def test_symbols_in_a_terminal() -> None:
+    """Which has the fonts: only what cannot be seen gets a name, and wide ones line up."""
+    assert [visible(s) for s in ("a", "語", "🎉", "$", " ", "\n", "\u00a0", "\u0301", "ि")] == [
+        *("a", "語", "🎉", "$", "␣", "000A", "00A0", "◌\u0301", "◌ि")
+    ]
+    assert [flush_right(s, 4) for s in ("a", "語", "abcde")] == ["   a", "  語", "abcde"]
+    assert flush_left("語", 4) == "語  "
 
 
 def test_attention_map(tmp_path: Path) -> None:
@@ -112,3 +199,18 @@ def test_curve(tmp_path: Path, metrics: tuple[str, ...], epochs: int) -> None:
     rows = [{"epoch": n, **dict.fromkeys(names, 1 / n)} for n in range(1, epochs + 1)]
     plot_curve(rows, tmp_path / "curve.png")
     _assert_picture(tmp_path / "curve.png")
+
+
+def test_curve_of_a_good_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rates near each other are not written on top of each other; epochs are whole numbers."""
+    names = ("train_loss", "dev_loss", "dev_wer", "dev_per")
+    for rows in (
+        [{"epoch": n, **dict.fromkeys(names, 1 / n), "dev_per": 0.3 / n} for n in range(1, 61)],
+        [{"epoch": 1, **dict.fromkeys(names, 0.5)}],
+    ):
+        with monkeypatch.context() as patch:
+            figure = _drawn(patch, lambda rows=rows: plot_curve(rows, tmp_path / "curve.png"))
+        for axis in figure.axes:
+            _assert_apart(axis.texts)
+            assert all(float(tick).is_integer() for tick in axis.get_xticks())
+            assert axis.get_ylim()[1] > axis.dataLim.y1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import os
 import sys
 from pathlib import Path
 
@@ -18,6 +19,8 @@ BAD_PAIRS = [
     (b"a\tb\n\n\tx\n", ", line 3: expected source<TAB>target, got an empty source: '\\tx'"),
     (b"a\t \n", ", line 1: expected source<TAB>target, got an empty target: 'a\\t '"),
     (b"a\tb\nc\t\xff\n", ", line 2: expected UTF-8 text, got byte 0xFF"),
+    (b"a\tb\nc\x00\td\n\xff", ", line 2: expected UTF-8 text, got byte 0x00"),
+    ("a\tb\n".encode("utf-16-le"), ", line 1: expected UTF-8 text, got byte 0x00"),
     (b"", ": expected lines source<TAB>target, got none"),
     (b"\n  \n", ": expected lines source<TAB>target, got none"),
 ]
@@ -54,6 +57,13 @@ def test_stdin_is_named_in_errors(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"word\n")))
     with pytest.raises(InputError, match=r"^<stdin>, line 1: "):
         read_pairs("-")
+
+
+def test_closed_stdin(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a daemon has it."""
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(InputError, match=r"^<stdin>: expected a readable file, got: it is closed"):
+        list(read_lines("-"))
 
 
 @pytest.mark.parametrize("content", [b"a\tb\n", gzip.compress(b"a\tb\n")[:-6]])
@@ -102,6 +112,26 @@ def test_write_beside_is_all_or_nothing(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out.gz", "out.tsv"]
     with pytest.raises(InputError, match="expected a folder to write in"):
         write_beside(tmp_path / "none" / "out").__enter__()
+    with pytest.raises(InputError, match="expected a file to write, got a folder"):
+        write_beside(tmp_path).__enter__()
+
+
+def test_write_beside_spares_links_and_devices(tmp_path: Path) -> None:
+    """Only a file is ever replaced: not a link, and above all not /dev/null."""
+    (tmp_path / "file").write_text("before")
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    with write_beside(tmp_path / "link") as stream:
+        stream.write("after")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "file").read_text() == "after"
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    with write_beside(pipe) as stream:
+        stream.write("through")
+    assert os.read(reader, 99) == b"through"
+    os.close(reader)
+    assert pipe.is_fifo()
 
 
 def test_no_source_straddles_a_split() -> None:

@@ -140,12 +140,14 @@ def test_top_k_and_top_p_cut_the_tail() -> None:
 def test_temperature_zero_is_the_argmax() -> None:
     """Temperature 0 draws nothing: the best symbol, every time."""
     assert draws([0.0, 1.0, 0.9], temperature=0.0).tolist() == [0, 1, 0]
+    assert draws([0.0, 1.0, 0.9], temperature=1e-320).tolist() == [0, 1, 0]
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"temperature": -1.0}, "temperature: expected 0 or more, got -1.0"),
+        ({"temperature": -1.0}, "temperature: expected 0 or more, and finite, got -1.0"),
+        ({"temperature": float("nan")}, "temperature: expected 0 or more, and finite, got nan"),
         ({"top_k": 0}, "top_k: expected 1 or more, got 0"),
         ({"top_p": 0.0}, "top_p: expected more than 0 and at most 1, got 0.0"),
         ({"top_p": 1.5}, "top_p: expected more than 0 and at most 1, got 1.5"),

@@ -145,6 +145,16 @@ def test_mismatched_files(tmp_path: Path) -> None:
     edit(tmp_path, **{**good, "model": "transformer"})
     with pytest.raises(ValueError, match="got 'transformer'"):
         load(tmp_path)
+    edit(tmp_path, **{**good, "config": {**good["config"], "layer_norm": True}})
+    with pytest.raises(ValueError, match=r"config\.json: expected what a seq2seq .*'layer_norm'"):
+        load(tmp_path)  # of a newer version
+    edit(tmp_path, **{**good, "vocabularies": {}})
+    with pytest.raises(ValueError, match=r"config\.json: expected what a seq2seq .*'source'"):
+        load(tmp_path)
+    for name in ("model", "weights", "config", "vocabularies"):
+        edit(tmp_path, **{**good, name: 5})
+        with pytest.raises(ValueError, match=rf"{name}: expected a (str|dict), got a int"):
+            load(tmp_path)
     edit(tmp_path, **good)
     weights = tmp_path / good["weights"]
     weights.write_bytes(weights.read_bytes()[:-4])

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastchar.models import Seq2Seq
-from fastchar.text import Vocabulary, pad
+from fastchar.text import Vocabulary, batches_by_length, pad
 
 SOURCE, TARGET = Vocabulary("abcde"), Vocabulary("uvwxyz")
 SOURCES = ["abc", "e", "deadbeca", "cab"]
@@ -242,6 +242,14 @@ def test_empty_sources_leave_the_rest_alone() -> None:
     torch.testing.assert_close(log_prob[others], expected[others], rtol=1e-12, atol=0)
 
 
+def test_a_huge_text_goes_alone() -> None:
+    """The others of its batch are not padded to it; all are there once, in batches of `most`."""
+    lengths = [5, 9, 100_000, 40, 7, 6, 8]
+    batches = list(batches_by_length(lengths, 4))
+    assert batches == [[0, 5, 4, 6], [1, 3], [2]]
+    assert list(batches_by_length([], 4)) == []
+
+
 def test_bad_arguments() -> None:
     """One clear message names the argument, what was expected and what came."""
     with pytest.raises(ValueError, match="attention: expected one of"):
@@ -250,5 +258,13 @@ def test_bad_arguments() -> None:
         make().predict(["a"], beam=2, n_best=3)
     with pytest.raises(ValueError, match="length_penalty: expected 0 or more, got -1"):
         make().predict(["a"], beam=2, length_penalty=-1)
+    with pytest.raises(ValueError, match="length_penalty: expected a finite number, got inf"):
+        make().predict(["a"], beam=2, length_penalty=float("inf"))
+    with pytest.raises(ValueError, match="beam: expected 1 or more, got 0"):
+        make().predict(["a"], beam=0)
+    with pytest.raises(ValueError, match="max_length: expected 0 or more, got -1"):
+        make().predict(["a"], max_length=-1)
+    with pytest.raises(ValueError, match="batch_size: expected 1 or more, got 0"):
+        make().predict(["a"], batch_size=0)
     with pytest.raises(TypeError, match="texts: expected a sequence of texts"):
         make().predict("abc")

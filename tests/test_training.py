@@ -142,6 +142,30 @@ def test_the_best_epoch_is_kept(
         assert torch.equal(value, kept["state_dict"][f"model.{name}"]), name
 
 
+def test_a_device_that_is_not_there(tmp_path: Path, pairs_file: Path) -> None:
+    """Found before anything is written."""
+    if torch.cuda.is_available():
+        pytest.skip("it is there")
+    config = Config(data=str(pairs_file), out=str(tmp_path / "run"), device="cuda")
+    with pytest.raises(InputError, match="device: expected one that is there, got cuda, and torch"):
+        train(config, QUIET)
+    assert not (tmp_path / "run").exists()
+
+
+def test_pairs_that_are_too_long_for_the_memory(
+    tmp_path: Path, pairs_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A line of 50,000 symbols wants 260 GB for its attention: say so, and what to do."""
+
+    def forward(*args: object) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to ...")
+
+    monkeypatch.setattr(Seq2Seq, "forward", forward)
+    config = Config(data=str(pairs_file), out=str(tmp_path / "run"), **STILL)
+    with pytest.raises(InputError, match=r"expected batches that fit .* 64 pairs of up to \d+ and"):
+        train(config, QUIET)
+
+
 def test_a_diverging_run_says_so(tmp_path: Path, pairs_file: Path) -> None:
     """Not a number is no loss to go on with."""
     config = Config(
@@ -215,6 +239,10 @@ def test_what_a_target_symbol_is() -> None:
         ({"attention": "self"}, "attention: expected one of general, dot, additive, got 'self'"),
         ({"tensorboard": "yes"}, "tensorboard: expected true or false, got 'yes'"),
         ({"data": 3}, "data: expected text, got 3"),
+        ({"out": ""}, "out: expected text, got ''"),
+        ({"seed": 2**32}, "seed: expected a whole number from 0 to 4294967295, got 4294967296"),
+        ({"clip": float("nan")}, "clip: expected a number from 0, got nan"),
+        ({"clip": float("inf")}, "clip: expected a number from 0, got inf"),
         ({"chunk": 3}, "chunk: expected with model char_lm, got model seq2seq"),
     ],
 )

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from training_data import few_pairs, one_thread, write_pairs
 
 from fastchar.training import Config, InputError, resume, run, train
-from fastchar.training.callbacks import Interrupted, KeepRun
+from fastchar.training.callbacks import Interrupted, KeepRun, signals_caught
 from fastchar.training.console import make_console
+from fastchar.training.tasks import Seq2SeqTask
 
 QUIET = make_console(stderr=True)
 TIMES = {"words_per_s", "chars_per_s", "seconds"}
@@ -139,8 +143,65 @@ def test_resume_refuses_other_data(
         with pytest.raises(Interrupted):
             train(config, QUIET)
     data.write_text(data.read_text() + "zyx\tZ IH K S\n")
-    with pytest.raises(InputError, match=r"expected the training data that .* began with"):
+    with pytest.raises(InputError, match=r"expected the data that .* began with"):
         resume(config.out, QUIET)
+
+
+def test_resume_refuses_other_held_out_data(tmp_path: Path, pairs_file: Path) -> None:
+    """Rates before and after would not be of the same words."""
+    dev = write_pairs(tmp_path / "dev.tsv", few_pairs()[80:90])
+    config = _config(tmp_path, "run", pairs_file, **PAIRS, dev=str(dev))
+    train(config, QUIET)
+    write_pairs(dev, few_pairs()[80:91])
+    with pytest.raises(InputError, match=r"expected the data that .* began with"):
+        resume(config.out, QUIET)
+
+
+class Killed(BaseException):
+    """As `kill -9` does it, nobody handles it."""
+
+
+@pytest.mark.parametrize("kill_at", range(8))
+def test_same_bits_after_a_kill_while_saving(
+    tmp_path: Path,
+    pairs_file: Path,
+    pairs_run: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kill_at: int,
+) -> None:
+    """Killed before any of the renames that end an epoch, of metrics, model and checkpoints: the
+    run goes on from the last whole checkpoint, or from the beginning."""
+    config = _config(tmp_path, "run", pairs_file, **PAIRS, schedule="plateau")
+    renames = iter(range(999))
+    rename = os.replace
+
+    def killed(source: Path, target: Path) -> None:
+        if Path(target).name != "config.yaml" and next(renames) == kill_at:
+            raise Killed
+        rename(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", killed)
+        patch.setattr(Path, "replace", killed)
+        with pytest.raises(Killed):
+            train(config, QUIET)
+    resume(config.out, QUIET)
+    _assert_same(Path(config.out), pairs_run)
+
+
+def test_resume_of_a_damaged_folder(tmp_path: Path, pairs_run: Path) -> None:
+    """A checkpoint cut short, one of something else, and rows that are lost: one line each."""
+    run = shutil.copytree(pairs_run, tmp_path / "run")
+    whole = (run / "last.ckpt").read_bytes()
+    for damaged in (whole[:1000], b"", b"something else"):
+        (run / "last.ckpt").write_bytes(damaged)
+        with pytest.raises(InputError, match=r"last\.ckpt: expected a checkpoint, got a damaged"):
+            resume(run, QUIET)
+    (run / "last.ckpt").write_bytes(whole)
+    for text in ("", "epoch,step\n1,5\n3,15\n"):
+        (run / "metrics.csv").write_text(text)
+        with pytest.raises(InputError, match=r"metrics\.csv: expected a row for each of 3 epochs"):
+            resume(run, QUIET)
 
 
 def test_resuming_a_run_that_has_ended_changes_nothing(pairs_run: Path) -> None:
@@ -151,6 +212,46 @@ def test_resuming_a_run_that_has_ended_changes_nothing(pairs_run: Path) -> None:
     assert before[1] == after[1]
     assert all(torch.equal(a, b) for a, b in zip(before[0], after[0], strict=True))
     assert not finished.model.training
+
+
+def test_a_second_ctrl_c_acts_at_once(
+    tmp_path: Path,
+    pairs_file: Path,
+    pairs_run: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """In the middle of a batch, which is lost; the run goes on from the last save, and says so."""
+    config = _config(tmp_path, "run", pairs_file, **PAIRS, schedule="plateau")
+    step = Seq2SeqTask.training_step
+
+    def impatient(task: Seq2SeqTask, batch: Any, batch_idx: int) -> Tensor:
+        if task.global_step == 7:
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+        return step(task, batch, batch_idx)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Seq2SeqTask, "training_step", impatient)
+        with pytest.raises(Interrupted):
+            train(config, make_console())
+    out, err = capfd.readouterr()
+    assert f"stopped at once; go on from the last save: fastchar train --resume {config.out}" in out
+    assert err.strip() == "stopping after this batch (once more: at once, and the batch is lost)"
+    resume(config.out, QUIET)
+    _assert_same(Path(config.out), pairs_run)
+
+
+def test_an_ignored_signal_stays_ignored() -> None:
+    """Ctrl-C on a script's foreground command is none on the training in its background."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with signals_caught() as request:
+            signal.raise_signal(signal.SIGINT)
+        assert not request
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_ctrl_c_in_a_process(tmp_path: Path, pairs_file: Path) -> None:

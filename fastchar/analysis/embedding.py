@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fastchar.analysis.style import BLUE, GREY, RED, label, new_figure, save, styled
+from fastchar.analysis.style import BLUE, GREY, RED, label, new_figure, save, styled, text_width
 from fastchar.models import CharLM, Seq2Seq
 from fastchar.text import Vocabulary
+from fastchar.text.vocabulary import BYTE_SYMBOLS
 
-VOWELS = set("aeiouyæøœəɐɑɒɔɘɛɜɞɤɪɯɵɶʉʊʌаеёиоуыэюяαεηιουω")
+VOWELS = set("aeiouyæøœəɐɑɒɔɘɚɛɜɝɞɤɪɨɯɵɶʉʊʌʏıаеёиоуыэюяієαεηιουω")
+
+
+BYTES = {symbol for symbol in BYTE_SYMBOLS if len(symbol) > 1}  # those without a letter
 
 
 def embeddings(model: Seq2Seq | CharLM) -> dict[str, tuple[Vocabulary, Tensor]]:
@@ -55,22 +60,20 @@ def project(weight: Tensor) -> tuple[Tensor, float]:
 @styled
 def plot_embedding(maps: dict[str, tuple[Vocabulary, Tensor]], path: str | Path) -> None:
     """A map of each embedding; a symbol's size tells how often it was seen."""
-    figure, axes = new_figure(5.6 * len(maps), 5.4, 1, len(maps))
-    for axis, (name, (vocabulary, weight)) in zip(axes, maps.items(), strict=True):
-        shown = seen_symbols(vocabulary)
-        places, share = project(weight[shown])
-        spots = _apart(places.numpy())
-        sizes = _sizes(vocabulary, shown)
-        for i, (x, y), size in zip(shown, spots, sizes, strict=True):
-            symbol = vocabulary.symbols[i]
-            color = _color(symbol)
-            # Points and dashes are too slight to be small.
-            bold = {"size": 17, "weight": "bold"} if color == GREY else {"size": size}
-            axis.text(x, y, label(symbol), color=color, ha="center", va="center", **bold)
-        low, high = spots.min(0), spots.max(0)
-        margin = 0.06 * (high - low) + 1e-9
-        axis.set_xlim(low[0] - margin[0], high[0] + margin[0])
-        axis.set_ylim(low[1] - margin[1], high[1] + margin[1])
+    shown = {name: seen_symbols(vocabulary) for name, (vocabulary, _) in maps.items()}
+    texts = {name: _texts(maps[name][0], ids) for name, ids in shown.items()}
+    boxes = {name: np.array([t.box for t in texts[name]]) for name in maps}
+    # As large as lets labels cover a quarter of the map.
+    side = max(5.0, *(float(np.sqrt(4 * box.prod(1).sum())) for box in boxes.values()))
+    figure, axes = new_figure((side + 0.4) * len(maps), side + 0.9, 1, len(maps))
+    for axis, (name, (_, weight)) in zip(axes, maps.items(), strict=True):
+        places, share = project(weight[shown[name]])
+        spots = _apart(_scaled(places.numpy(), side), boxes[name], side)
+        for text, (x, y) in zip(texts[name], spots, strict=True):
+            drawn = axis.text(x, y, text.label, ha="center", va="center", size=text.size)
+            drawn.set(color=text.color, weight=text.weight)
+        axis.set_xlim(0, side)
+        axis.set_ylim(0, side)
         axis.set_xticks([])
         axis.set_yticks([])
         axis.set_title(f"{name} symbols")
@@ -80,6 +83,31 @@ def plot_embedding(maps: dict[str, tuple[Vocabulary, Tensor]], path: str | Path)
             color=GREY,
         )
     save(figure, path)
+
+
+@dataclass(frozen=True)
+class _Text:
+    """How a symbol is written on the map; ``box`` is its width and height in inches."""
+
+    label: str
+    color: str
+    size: float
+    weight: str
+    box: tuple[float, float]
+
+
+def _texts(vocabulary: Vocabulary, ids: Sequence[int]) -> list[_Text]:
+    texts = []
+    for i, size in zip(ids, _sizes(vocabulary, ids), strict=True):
+        symbol = vocabulary.symbols[i]
+        text, color, weight = label(symbol), _color(symbol), "normal"
+        if color == GREY and len(symbol) == len(text) == 1:
+            size, weight = 17, "bold"  # points and dashes are too slight to be small
+        elif len(text) > 3:
+            size = 8  # the number of a byte or of a code point
+        box = (text_width(text, size) + 0.03, size / 72 + 0.03)
+        texts.append(_Text(text, color, size, weight, box))
+    return texts
 
 
 def seen_symbols(vocabulary: Vocabulary) -> list[int]:
@@ -100,27 +128,39 @@ def _sizes(vocabulary: Vocabulary, shown: Sequence[int]) -> list[float]:
 
 def _color(symbol: str) -> str:
     """Of vowels, of other letters, and of the rest; phones go by their first letter."""
-    base = unicodedata.normalize("NFD", symbol)[0].lower()
-    if not base.isalpha():
+    # Marks before it, such as that of stress, say nothing.
+    letters = [c for c in symbol if unicodedata.category(c) in ("Lu", "Ll", "Lo", "Lt")]
+    if not letters or symbol in BYTES:
         return GREY
-    # The phone Y of English "yes" is no vowel, the letter y and IPA's y are.
-    return RED if base in VOWELS and symbol != "Y" else BLUE
+    base = unicodedata.normalize("NFD", letters[0])[0].lower()
+    # The phone Y of English "yes" and Cyrillic short i are no vowels, the letter y and IPA's y are.
+    return RED if base in VOWELS and symbol not in ("Y", "й", "Й") else BLUE
 
 
-def _apart(places: np.ndarray, rounds: int = 300) -> np.ndarray:
-    """``places`` [n, 2], pushed apart until no label of common size covers another."""
-    # What such a label needs, as a share of the map: it is wider than high.
-    size = np.maximum(np.ptp(places, axis=0), 1e-9) * (0.055, 0.04)
-    spots = places / size
+def _scaled(places: np.ndarray, side: float) -> np.ndarray:
+    """``places`` [n, 2] onto a square of ``side``, each direction to its full extent."""
+    low, extent = places.min(0), np.ptp(places, axis=0)
+    return np.where(extent > 1e-9, (places - low) / np.maximum(extent, 1e-9), 0.5) * side
+
+
+def _apart(places: np.ndarray, boxes: np.ndarray, side: float, rounds: int = 300) -> np.ndarray:
+    """``places`` [n, 2], moved until no two labels of sizes ``boxes`` [n, 2] overlap, or for
+    ``rounds`` rounds; none reaches beyond the square of ``side`` that it lies in."""
+    spots = np.clip(places, boxes / 2, side - boxes / 2)
+    need = (boxes[:, None] + boxes[None]) / 2  # [n, n, 2], between two centres
+    # Symbols in the very same place go apart by their order.
+    order = np.sign(np.subtract.outer(*[np.arange(len(spots))] * 2))
     for _ in range(rounds):
-        gap = spots[:, None] - spots[None]  # [n, n, 2]
-        distance = np.hypot(gap[..., 0], gap[..., 1]) + np.eye(len(spots))
-        push = np.clip(1 - distance, 0, None) / 2
-        if not push.any():
+        gap = spots[:, None] - spots[None]
+        overlap = (need - np.abs(gap)).clip(0)
+        # Two labels overlap if they do in both directions; the shorter way apart is taken.
+        overlap *= overlap.min(2, keepdims=True) > 1e-6
+        np.einsum("iid->id", overlap)[:] = 0
+        if not overlap.any():
             break
-        # Symbols in the very same place go apart along the diagonal, by their order.
-        order = np.sign(np.subtract.outer(*[np.arange(len(spots))] * 2))[..., None] * 0.7
-        unit = gap / np.maximum(distance, 1e-9)[..., None]
-        way = np.where(distance[..., None] > 1e-9, unit, order)
-        spots = spots + (push[..., None] * way).sum(1)
-    return spots * size
+        down = overlap[..., 1] <= overlap[..., 0]
+        overlap[..., 0][down] = 0
+        overlap[..., 1][~down] = 0
+        way = np.where(gap != 0, np.sign(gap), order[..., None])
+        spots = np.clip(spots + 0.5 * (overlap * way).sum(1), boxes / 2, side - boxes / 2)
+    return spots

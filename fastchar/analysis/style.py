@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
-import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,13 +14,27 @@ matplotlib.use("Agg")
 from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from rich.cells import cell_len
+
+from fastchar.analysis.symbols import code_points, visible
+from fastchar.training.files import beside
 
 INK, GREY, GRID = "#1f2933", "#7b8794", "#e4e7eb"
 BLUE, ORANGE, RED = "#2563eb", "#ea580c", "#dc2626"
-FONT = "DejaVu Sans"  # comes with matplotlib
+# The first comes with matplotlib; the others, of whatever system has them, for what it lacks.
+_WANTED = [
+    "DejaVu Sans",
+    *("Noto Sans", "Noto Sans CJK JP", "Noto Sans CJK SC", "Noto Sans Devanagari"),
+    *("Noto Sans Thai", "Noto Sans Bengali", "Noto Sans Tamil", "Noto Sans Ethiopic"),
+    *("WenQuanYi Zen Hei", "Droid Sans Fallback", "FreeSans", "Unifont"),  # Linux
+    *("Arial Unicode MS", "Hiragino Sans", "PingFang SC", "Apple SD Gothic Neo"),  # macOS
+    *("Yu Gothic", "Microsoft YaHei", "Malgun Gothic", "Nirmala UI"),  # Windows
+]
+_INSTALLED = set(font_manager.get_font_names())
+FONTS = [name for name in _WANTED if name in _INSTALLED]
 
 _RC: dict[Any, Any] = {
-    "font.family": [FONT],
+    "font.family": FONTS,
     "font.size": 10,
     "text.color": INK,
     "axes.edgecolor": GREY,
@@ -53,32 +65,38 @@ def new_figure(
 
 
 def save(figure: Figure, path: str | Path) -> None:
-    """Write a PNG beside ``path``, then rename it."""
-    path = Path(path)
-    beside = path.with_name(f".{path.name}.partial")
-    try:
-        figure.savefig(beside, format="png", dpi=150)
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+    """Write a PNG. Raises :class:`InputError` for a ``path`` where no file can be made."""
+    with beside(path) as place:
+        figure.savefig(place, format="png", dpi=150)
 
 
 def label(symbol: str) -> str:
-    """``symbol`` as it can be seen: no blanks, no controls, nothing that the font lacks."""
-    if symbol == " ":
-        return "␣"
-    if not all(unicodedata.category(c)[0] not in "CZ" and ord(c) in _covered() for c in symbol):
-        return " ".join(f"{ord(c):04X}" for c in symbol)
-    if unicodedata.combining(symbol[0]):
-        return "◌" + symbol  # a mark needs something to stand on
-    return symbol.replace("$", r"\$")  # a pair of them would be a formula
+    """``symbol`` as it can be seen: no blanks, no controls, nothing that the fonts lack."""
+    text = visible(symbol)
+    if not _covered().issuperset(map(ord, text)):
+        return code_points(symbol)
+    return text.replace("$", r"\$")  # a pair of them would be a formula
 
 
 def labels(symbols: Sequence[str]) -> list[str]:
     return [label(symbol) for symbol in symbols]
 
 
+def title(text: str, most: int) -> str:
+    """``text`` without what the fonts lack, shortened to ``most`` characters."""
+    text = text if len(text) <= most else text[: max(most - 1, 1)] + "…"
+    seen = "".join(c if ord(c) in _covered() else "\ufffd" for c in text)
+    return seen.replace("$", r"\$")
+
+
 @functools.cache
 def _covered() -> frozenset[int]:
-    """The code points that the font has."""
-    return frozenset(font_manager.get_font(font_manager.findfont(FONT)).get_charmap())
+    """The code points that the fonts have."""
+    paths = [font_manager.findfont(name, fallback_to_default=False) for name in FONTS]
+    return frozenset[int]().union(*(font_manager.get_font(p).get_charmap() for p in paths))
+
+
+def text_width(text: str, size: float) -> float:
+    """About how many inches ``text`` takes in letters of ``size`` points."""
+    cells = cell_len(text.replace("\\", ""))
+    return 0.7 * size * max(cells, 1) / 72

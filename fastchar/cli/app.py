@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import io
+import sys
 from typing import Annotated, Any
 
 import typer
@@ -13,7 +16,11 @@ from fastchar.version import __version__
 
 
 class _Group(TyperGroup):
-    """Commands in the order of their use; bad input is one line and exit code 2."""
+    """Commands in the order of their use; what fails says so in one line.
+
+    Exit code 2 for bad input, 1 for what else the system refuses, such as a full disk. A reader
+    of the output that goes away ends the command quietly (click does that).
+    """
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(self.commands)
@@ -22,9 +29,18 @@ class _Group(TyperGroup):
         try:
             return super().invoke(ctx)
         except InputError as error:
-            line = " ".join(str(error).splitlines())
-            typer.echo(f"fastchar: {line}", err=True)
+            _complain(str(error))
             raise typer.Exit(2) from None
+        except OSError as error:
+            if error.errno == errno.EPIPE:
+                raise
+            place = f"{error.filename}: " if error.filename is not None else ""
+            _complain(f"{place}{error.strerror or error}")
+            raise typer.Exit(1) from None
+
+
+def _complain(text: str) -> None:
+    typer.echo(f"fastchar: {' '.join(text.splitlines())}", err=True)
 
 
 app = typer.Typer(
@@ -62,5 +78,8 @@ for module in (train, evaluate, predict, generate, inspect, env):
 
 
 def main() -> None:
-    """The console script."""
+    """Run the command line; data goes out as it comes in, UTF-8 whatever the locale says."""
+    for stream, errors in ((sys.stdout, "surrogateescape"), (sys.stderr, "backslashreplace")):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors=errors)
     app()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fastchar.analysis.symbols import flush_left, flush_right, visible
 from fastchar.cli.options import (
     BatchSize,
     Beam,
@@ -15,10 +17,12 @@ from fastchar.cli.options import (
     open_model,
     paragraphs,
 )
+from fastchar.cli.unseen import Unseen
 from fastchar.training.files import InputError, read_pairs, read_text, write_beside
 
 if TYPE_CHECKING:
     from collections import Counter
+    from typing import TextIO
 
     from fastchar.models import CharLM, Seq2Seq
     from fastchar.training.evaluation import Evaluation
@@ -60,7 +64,10 @@ def evaluate(
             raise InputError("--errors: expected a seq2seq model, got a char_lm model")
         _evaluate_text(loaded, data)
         return
-    found = _evaluate_pairs(loaded, data, beam, length_penalty, batch_size)
+    with write_beside(errors) if errors is not None else nullcontext() as stream:
+        found = _evaluate_pairs(loaded, data, beam, length_penalty, batch_size)
+        if stream is not None:
+            _write_mistakes(found, stream)
     rates = found.rates
     typer.echo(f"words    {rates.words:10,}")
     typer.echo(f"wrong    {rates.wrong:10,}   WER {rates.wer:.2%}")
@@ -70,7 +77,6 @@ def evaluate(
         typer.echo("")
         _print_confusions(found.confusions, confusions)
     if errors is not None:
-        _write_mistakes(found, errors)
         typer.echo(f"\n{len(found.mistakes):,} mistakes in {errors}")
 
 
@@ -79,9 +85,14 @@ def _evaluate_pairs(
 ) -> Evaluation:
     from fastchar.training import evaluation
     from fastchar.training.console import make_console, track
+    from fastchar.training.splits import references_of
 
     pairs = read_pairs(data)
     console = make_console(stderr=True)
+    unseen = Unseen(model.source)
+    for source in references_of(pairs):
+        unseen.add(source)
+    unseen.warn()
     return evaluation.evaluate(
         model,
         pairs,
@@ -99,9 +110,12 @@ def _evaluate_text(model: CharLM, data: str) -> None:
     from fastchar.training.evaluation import text_loss
 
     text = read_text(data)
-    symbols = len(model.vocabulary.split(text))
+    unseen = Unseen(model.vocabulary)
+    unseen.add(text)
+    symbols = unseen.total
     if symbols < 2:
         raise InputError(f"{data}: expected two symbols or more, got {symbols}")
+    unseen.warn()
     console = make_console(stderr=True)
     loss = text_loss(
         model, text, progress=lambda items, total: track(items, console, "reading", total)
@@ -118,20 +132,16 @@ def _print_confusions(confusions: Counter[Confusion], most: int) -> None:
     widest = confusions.most_common(1)[0][1]
     for (expected, got), times in confusions.most_common(most):
         bar = "▇" * max(1, round(20 * times / widest))
-        left, right = _shown(expected), _shown(got)
-        typer.echo(f"{left:>10}  {right:<10}{times:7,}{times / total:8.1%}  {bar}")
+        left, right = ("∅" if s is None else visible(s) for s in (expected, got))
+        row = f"{flush_right(left, 10)}  {flush_left(right, 10)}"
+        typer.echo(f"{row}{times:7,}{times / total:8.1%}  {bar}")
 
 
-def _shown(symbol: str | None) -> str:
-    return "∅" if symbol is None else "␣" if symbol == " " else symbol
-
-
-def _write_mistakes(found: Evaluation, path: str) -> None:
-    with write_beside(path) as stream:
-        stream.write("source\texpected\tgot\tedits\tlog_prob\n")
-        for mistake in found.mistakes:
-            expected = " | ".join(mistake.references)
-            best = mistake.hypothesis
-            stream.write(
-                f"{mistake.source}\t{expected}\t{best.text}\t{mistake.edits}\t{best.log_prob:.4f}\n"
-            )
+def _write_mistakes(found: Evaluation, stream: TextIO) -> None:
+    stream.write("source\texpected\tgot\tedits\tlog_prob\n")
+    for mistake in found.mistakes:
+        expected = " | ".join(mistake.references)
+        best = mistake.hypothesis
+        stream.write(
+            f"{mistake.source}\t{expected}\t{best.text}\t{mistake.edits}\t{best.log_prob:.4f}\n"
+        )

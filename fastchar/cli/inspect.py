@@ -44,13 +44,14 @@ def inspect(
     for symbol in symbols or []:
         if not any(symbol in vocabulary for vocabulary, _ in maps.values()):
             raise InputError(f"--symbol: expected a symbol of the model, got {symbol!r}")
+    if map is not None:
+        plot_embedding(maps, map)
     parameters = sum(p.numel() for p in loaded.parameters())
     settings = ", ".join(f"{k} {v}" for k, v in loaded.config.items())
     typer.echo(f"{loaded.model_name}, {parameters:,} parameters: {settings}")
     for name, (vocabulary, weight) in maps.items():
         _print_table(name, vocabulary, weight, symbols, neighbours)
     if map is not None:
-        plot_embedding(maps, map)
         typer.echo(f"\nmap in {map}")
 
 
@@ -58,7 +59,7 @@ def _print_table(
     name: str, vocabulary: Vocabulary, weight: Tensor, symbols: list[str] | None, k: int
 ) -> None:
     from fastchar.analysis.embedding import nearest, seen_symbols
-    from fastchar.analysis.style import label
+    from fastchar.analysis.symbols import flush_right, visible
 
     seen = seen_symbols(vocabulary)
     index, cosines = nearest(weight[seen], k)
@@ -71,8 +72,8 @@ def _print_table(
         if symbols and symbol not in symbols:
             continue
         near = "  ".join(
-            f"{label(vocabulary.symbols[seen[j]])} {cosine:.2f}"
+            f"{visible(vocabulary.symbols[seen[j]])} {cosine:.2f}"
             for j, cosine in zip(index[row].tolist(), cosines[row].tolist(), strict=True)
         )
         count = f"{counts[i]:,}" if counts is not None else "?"
-        typer.echo(f"{label(symbol):>8} {count:>10} {norms[i]:7.2f}   {near}")
+        typer.echo(f"{flush_right(visible(symbol), 8)} {count:>10} {norms[i]:7.2f}   {near}")

@@ -19,7 +19,9 @@ Model = Annotated[
 Beam = Annotated[int, typer.Option(min=1, help="Width of the beam; 1 is greedy search.")]
 LengthPenalty = Annotated[
     float,
-    typer.Option(min=0, help="Rank by log-probability / length ** this; 0: by probability."),
+    typer.Option(
+        min=0, max=10, help="Rank by log-probability / length ** this; 0: by probability."
+    ),
 ]
 BatchSize = Annotated[int, typer.Option(min=1, help="Words read at a time.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, or auto: cuda if there is one.")]
@@ -32,18 +34,13 @@ def paragraphs(text: str) -> str:
 
 def open_model(path: str, device: str) -> Seq2Seq | CharLM:
     """The model in ``path``, ready to predict. Raises :class:`InputError`."""
-    import torch
-
+    from fastchar.training.device import choose_device
     from fastchar.training.folder import load_model
 
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        place = torch.device(device)
-    except RuntimeError:
-        raise InputError(f"--device: expected auto, cpu or cuda, got {device!r}") from None
-    if place.type == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device: expected a device that is there, got cuda, and torch has none")
+        place = choose_device(device)
+    except InputError as error:
+        raise InputError(f"--{error}") from None
     return load_model(path).to(place)
 
 

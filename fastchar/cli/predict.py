@@ -8,12 +8,14 @@ import queue
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fastchar.cli.options import BatchSize, Device, LengthPenalty, Model, open_seq2seq, paragraphs
-from fastchar.training.files import InputError, read_lines, write_beside
+from fastchar.cli.unseen import Unseen
+from fastchar.training.files import InputError, name_of, read_lines, shorten, write_beside
 
 if TYPE_CHECKING:
     from typing import TextIO
@@ -60,11 +62,13 @@ def predict(
     if n_best > beam:
         raise InputError(f"--n-best: expected at most the beam ({beam}), got {n_best}")
     loaded = open_seq2seq(model, device)
+    unseen = Unseen(loaded.source)
 
     def answer(stream: TextIO) -> None:
         for lines in _with_bar(_batches(source, batch_size), source, output):
             for line, hypotheses in _predict(loaded, lines, beam, n_best, length_penalty):
                 _print(stream, line, hypotheses, probabilities)
+                unseen.add(line if hypotheses else "")
             stream.flush()
 
     if output is None:
@@ -72,17 +76,29 @@ def predict(
     else:
         with write_beside(output) as stream:
             answer(stream)
+    unseen.warn()
 
 
 def _batches(source: str, batch_size: int) -> Iterator[list[str]]:
     """Batches of lines; from standard input of whatever lines are there, at least one, so that
     nobody who types or pipes slowly waits for a batch to fill."""
     if source != "-":
-        lines = (line for _, line in read_lines(source))
+        lines = _sources(source)
         while batch := list(itertools.islice(lines, batch_size)):
             yield batch
         return
     yield from _as_they_come(batch_size)
+
+
+def _sources(path: str) -> Iterator[str]:
+    """The lines of a file, none of which may hold a tab, which ends a source in what comes out."""
+    for number, line in read_lines(path):
+        if "\t" in line:
+            raise InputError(
+                f"{name_of(path)}, line {number}: expected one source and no tab, got "
+                f"{shorten(line)!r}"
+            )
+        yield line
 
 
 def _as_they_come(batch_size: int) -> Iterator[list[str]]:
@@ -90,7 +106,7 @@ def _as_they_come(batch_size: int) -> Iterator[list[str]]:
 
     def read() -> None:
         try:
-            for _, line in read_lines("-"):
+            for line in _sources("-"):
                 lines.put(line)
             lines.put(None)
         except BaseException as error:
@@ -117,14 +133,19 @@ def _as_they_come(batch_size: int) -> Iterator[list[str]]:
 
 
 def _with_bar(batches: Iterator[list[str]], source: str, output: str | None) -> Iterator[list[str]]:
-    """A bar on standard error, unless the output itself goes to the terminal."""
-    if source == "-" or (output is None and sys.stdout.isatty()):
+    """A bar on standard error, unless somebody types, or reads the output as it comes."""
+    typed = source == "-" and sys.stdin.isatty()
+    if typed or (output is None and sys.stdout.isatty()):
         yield from batches
         return
     from fastchar.training.console import make_bar, make_console
 
     with make_bar(make_console(stderr=True)) as bar:
-        total = sum(1 for _ in read_lines(source)) if not bar.disable else None
+        # What is no file can be read only once, and bad lines are for the batches to find.
+        total = None
+        if Path(source).is_file() and not bar.disable:
+            with open(source, "rb") as stream:
+                total = sum(1 for _ in stream)
         task = bar.add_task("predicting", total=total)
         for batch in batches:
             yield batch

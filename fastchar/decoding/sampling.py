@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 
 def check_sampling(temperature: float, top_k: int | None, top_p: float | None) -> None:
     """Raises `ValueError` for a setting of `sample` that makes no sense."""
-    if temperature < 0:
-        raise ValueError(f"temperature: expected 0 or more, got {temperature}")
+    if not 0 <= temperature < math.inf:
+        raise ValueError(f"temperature: expected 0 or more, and finite, got {temperature}")
     if top_k is not None and top_k < 1:
         raise ValueError(f"top_k: expected 1 or more, got {top_k}")
     if top_p is not None and not 0 < top_p <= 1:
@@ -38,6 +40,8 @@ def sample(
     if top_k is not None:
         kth = logits.topk(min(top_k, logits.shape[-1])).values[:, -1:]
         logits = logits.masked_fill(logits < kth, float("-inf"))
+    # The largest at 0, so that no temperature makes an infinity of it.
+    logits = logits - logits.amax(-1, keepdim=True)
     probabilities = (logits / temperature).softmax(-1)
     if top_p is not None:
         ranked, order = probabilities.sort(descending=True, stable=True)

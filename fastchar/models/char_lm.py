@@ -115,6 +115,8 @@ class CharLM(Pretrained):
             raise ValueError(f"length: expected 0 or more, got {length}")
         if stop == "":
             raise ValueError("stop: expected text or None, got ''")
+        if seed is not None and not -(2**63) <= seed < 2**64:
+            raise ValueError(f"seed: expected a number of 64 bits, got {seed}")
         generator = torch.Generator()
         if seed is None:
             generator.seed()

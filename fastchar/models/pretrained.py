@@ -74,10 +74,16 @@ class Pretrained(nn.Module):
             raise ValueError(
                 f"{folder / CONFIG}: expected model {cls.model_name!r}, got {config['model']!r}"
             )
-        vocabularies = [
-            Vocabulary.from_dict(config["vocabularies"][v]) for v in cls.vocabulary_names
-        ]
-        model = cls(*vocabularies, **config["config"])
+        try:
+            vocabularies = [
+                Vocabulary.from_dict(config["vocabularies"][v]) for v in cls.vocabulary_names
+            ]
+            model = cls(*vocabularies, **config["config"])
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{folder / CONFIG}: expected what a {cls.model_name} model of fastchar "
+                f"{__version__} is made of, got (written by {config['fastchar']}): {error}"
+            ) from error
         saved, own = _read_weights(folder / config["weights"]), _tensors(model)
         for key in sorted(saved.keys() | own.keys()):
             expected, got = (tuple(d[key].shape) if key in d else "none" for d in (own, saved))
@@ -99,7 +105,8 @@ def read_config(folder: Path) -> dict[str, Any]:
         config = json.loads(path.read_bytes().decode("utf-8", "surrogatepass"))
     except ValueError as error:
         raise ValueError(f"{path}: expected JSON, got {error}") from None
-    expected = {"format", "fastchar", "model", "weights", "config", "vocabularies"}
+    kinds = {"model": str, "weights": str, "config": dict, "vocabularies": dict}
+    expected = {"format", "fastchar", *kinds}
     if not isinstance(config, dict) or not expected <= set(config):
         raise ValueError(f"{path}: expected the entries {sorted(expected)} of a saved model")
     if config["format"] != FORMAT:
@@ -107,6 +114,10 @@ def read_config(folder: Path) -> dict[str, Any]:
             f"{path}: expected format {FORMAT}, got {config['format']}, "
             f"written by fastchar {config['fastchar']} (this is {__version__})"
         )
+    for name, kind in kinds.items():
+        if not isinstance(config[name], kind):
+            got = type(config[name]).__name__
+            raise ValueError(f"{path}: {name}: expected a {kind.__name__}, got a {got}")
     return config
 
 

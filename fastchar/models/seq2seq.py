@@ -6,6 +6,7 @@ E embedding, H hidden, L decoder layers, V target symbols. Everything is time-ma
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +19,7 @@ from fastchar.decoding import Found, beam_search, greedy_search, inference
 from fastchar.models.attention import Attention, Memory, Score
 from fastchar.models.pretrained import Pretrained
 from fastchar.nn import Embedding, EmbeddingLSTM, LSTMCell
-from fastchar.text import Vocabulary, pad
+from fastchar.text import Vocabulary, batches_by_length, pad
 
 
 @dataclass(frozen=True)
@@ -301,15 +302,18 @@ class Seq2Seq(Pretrained):
         """
         if isinstance(texts, str):
             raise TypeError("texts: expected a sequence of texts, got one str; wrap it in a list")
+        if beam < 1:
+            raise ValueError(f"beam: expected 1 or more, got {beam}")
         if not 1 <= n_best <= beam:
             raise ValueError(f"n_best: expected 1 to beam ({beam}), got {n_best}")
+        if not math.isfinite(length_penalty):
+            raise ValueError(f"length_penalty: expected a finite number, got {length_penalty}")
+        if batch_size < 1:
+            raise ValueError(f"batch_size: expected 1 or more, got {batch_size}")
         sources = [self.source.encode(text, eos=True) for text in texts]
-        # Of one length, near enough, in each batch.
-        order = sorted(range(len(texts)), key=lambda i: len(sources[i]))
         results: list[list[Hypothesis]] = [[] for _ in texts]
         with inference(self):
-            for start in range(0, len(order), batch_size):
-                chosen = order[start : start + batch_size]
+            for chosen in batches_by_length([len(s) for s in sources], batch_size):
                 batch = [sources[i] for i in chosen]
                 hypotheses = self._predict(batch, beam, n_best, length_penalty, max_length)
                 for i, hypothesis in zip(chosen, hypotheses, strict=True):
@@ -391,4 +395,6 @@ class Seq2Seq(Pretrained):
     def _limits(source_lengths: Tensor, max_length: int | None) -> Tensor:
         if max_length is None:
             return 3 * source_lengths + 10
+        if max_length < 0:
+            raise ValueError(f"max_length: expected 0 or more, got {max_length}")
         return torch.full_like(source_lengths, max_length)

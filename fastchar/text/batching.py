@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -23,3 +23,18 @@ def pad(
     rows = [[*s, *[Vocabulary.pad_id] * (longest - len(s))] for s in sequences]
     ids = torch.tensor(rows, dtype=torch.int64).view(len(rows), longest).t().contiguous()
     return ids.to(device), lengths
+
+
+def batches_by_length(lengths: list[int], most: int) -> Iterator[list[int]]:
+    """Indices of `lengths` in batches of up to `most` that are of one length, near enough.
+
+    All of a batch is padded to its longest, so that one huge text goes alone.
+    """
+    batch: list[int] = []
+    for i in sorted(range(len(lengths)), key=lengths.__getitem__):
+        if batch and (len(batch) == most or lengths[i] > 2 * lengths[batch[0]] + 32):
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch

@@ -40,7 +40,8 @@ class StopRequest:
 def signals_caught() -> Iterator[StopRequest]:
     """Inside, the first SIGINT or SIGTERM only makes the request true; the second one acts.
 
-    Outside the main thread, which alone gets signals, the request stays false.
+    Outside the main thread, which alone gets signals, the request stays false; so it does for a
+    signal that was ignored before, as in a script's background commands, and under nohup.
     """
     request = StopRequest()
 
@@ -53,7 +54,8 @@ def signals_caught() -> Iterator[StopRequest]:
     before: dict[signal.Signals, Any] = {}
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGINT, signal.SIGTERM):
-            before[number] = signal.signal(number, on_signal)
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                before[number] = signal.signal(number, on_signal)
     try:
         yield request
     finally:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
-import math
+import sys
 import types
 import typing
 from dataclasses import dataclass, field
@@ -129,7 +129,7 @@ class Config:
         only="seq2seq",
         min=0,
     )
-    seed: int = _option(1, "Decides everything that is random.", "Training", min=0)
+    seed: int = _option(1, "Decides everything that is random.", "Training", min=0, max=2**32 - 1)
     device: Literal["auto", "cpu", "cuda"] = _option("auto", "Where to train.", "Training")
     tensorboard: bool = _option(False, "Write TensorBoard logs too.", "Training")
 
@@ -142,6 +142,8 @@ class Config:
         for name, value in DEFAULTS[self.model].items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
+        if self.dev == "-":
+            raise InputError("dev: expected a file, got standard input")
         if self.out is None:
             stem = "stdin" if self.data == "-" else Path(self.data).name.split(".")[0]
             object.__setattr__(self, "out", str(Path("runs") / stem))
@@ -193,9 +195,9 @@ def _checked(field: dataclasses.Field[Any], hint: Any, value: Any) -> Any:
         good, expected = value in choices, f"one of {', '.join(choices)}"
     else:
         names = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
-        good, expected = type(value) is kind, names[kind] + limits
+        good, expected = type(value) is kind and value != "", names[kind] + limits
     if good and low is not None:
-        good = low <= value <= (math.inf if high is None else high)
+        good = low <= value <= (sys.float_info.max if high is None else high)
     if not good:
         raise InputError(f"{field.name}: expected {expected}, got {value!r}")
     return value

@@ -78,7 +78,7 @@ class PairData(_Data):
         first = [(word, self.references[word][0]) for word in words]
         self.train = PairLoader(*self._encode(train), batch_size, seed=seed)
         self.dev = PairLoader(*self._encode(first), max(batch_size, 256), seed=None)
-        self.fingerprint = zlib.crc32(repr(train).encode())
+        self.fingerprint = zlib.crc32(repr((train, dev)).encode())
 
     def _encode(self, pairs: Sequence[Pair]) -> tuple[Ragged, Ragged]:
         return (
@@ -100,7 +100,7 @@ class TextData(_Data):
         # As few streams as fill whole chunks: each begins without knowing what came before it.
         streams = min(batch_size, max(1, dev_ids.numel() // (4 * chunk)))
         self.dev = TextLoader(dev_ids, streams, chunk)
-        self.fingerprint = zlib.crc32(train.encode())
+        self.fingerprint = zlib.crc32(repr((train, dev)).encode())
 
     def _encode(self, text: str) -> torch.Tensor:
         return torch.tensor(self.vocabulary.encode(text), dtype=torch.int64)

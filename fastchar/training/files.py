@@ -27,6 +27,8 @@ def name_of(path: str) -> str:
 def _open_bytes(path: str) -> Iterator[BinaryIO | gzip.GzipFile]:
     try:
         if path == "-":
+            if sys.stdin is None:
+                raise InputError("<stdin>: expected a readable file, got: it is closed")
             yield sys.stdin.buffer
         elif path.endswith(".gz"):
             with gzip.open(path) as stream:
@@ -45,12 +47,18 @@ def _open_bytes(path: str) -> Iterator[BinaryIO | gzip.GzipFile]:
 
 
 def _decode(raw: bytes, path: str, line: int) -> str:
+    """UTF-8 without NUL, which stands in other encodings and in what is no text at all."""
+    bad = raw.find(b"\0")
     try:
-        return raw.decode("utf-8")
+        text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
-        line += raw.count(b"\n", 0, error.start)
-        byte = f"byte 0x{raw[error.start]:02X}"
-        raise InputError(f"{name_of(path)}, line {line}: expected UTF-8 text, got {byte}") from None
+        bad = error.start if bad < 0 else min(bad, error.start)
+    if bad < 0:
+        return text
+    line += raw.count(b"\n", 0, bad)
+    raise InputError(
+        f"{name_of(path)}, line {line}: expected UTF-8 text, got byte 0x{raw[bad]:02X}"
+    )
 
 
 def read_lines(path: str) -> Iterator[tuple[int, str]]:
@@ -90,7 +98,7 @@ def read_pairs(path: str) -> list[Pair]:
                 got = f"an empty {'target' if columns[0].strip() else 'source'}"
             raise InputError(
                 f"{name_of(path)}, line {number}: expected source<TAB>target, got {got}: "
-                f"{_shorten(line)!r}"
+                f"{shorten(line)!r}"
             )
         pairs.append((columns[0], columns[1]))
     if not pairs:
@@ -98,29 +106,43 @@ def read_pairs(path: str) -> list[Pair]:
     return pairs
 
 
-def _shorten(text: str, limit: int = 60) -> str:
+def shorten(text: str, limit: int = 60) -> str:
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
 @contextmanager
-def write_beside(path: str | Path) -> Iterator[TextIO]:
-    """A text file that takes the place of ``path`` when the block ends well, else vanishes."""
-    path = Path(path)
-    beside = path.with_name(f".{path.name}.partial")
-    try:
-        with _open_to_write(beside) as stream:
-            yield stream
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+def beside(path: str | Path) -> Iterator[Path]:
+    """Where to write a file that takes the place of ``path`` when the block ends well.
 
-
-def _open_to_write(path: Path) -> TextIO:
+    When it does not, what was written vanishes. A link stays and what it names is replaced; what
+    is no file, such as ``/dev/stdout``, is written to as it is. Raises :class:`InputError` before
+    the block for a folder, and for a place in which nothing can be made.
+    """
+    if str(path) == "-":
+        raise InputError("-: expected the name of a file to write; /dev/stdout is one")
+    if os.path.isdir(path):
+        raise InputError(f"{path}: expected a file to write, got a folder")
+    real = Path(path).resolve()
+    if real.exists() and not real.is_file():
+        yield real
+        return
+    partial = real.with_name(f".{real.name}.partial")
     try:
-        if path.name.endswith(".gz.partial"):
-            return gzip.open(path, "wt", encoding="utf-8")
-        return open(path, "w", encoding="utf-8", newline="\n")
+        partial.touch()
     except OSError as error:
         raise InputError(
-            f"{path.parent}: expected a folder to write in: {error.strerror}"
+            f"{Path(path).parent}: expected a folder to write in: {error.strerror}"
         ) from None
+    try:
+        yield partial
+        os.replace(partial, real)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def write_beside(path: str | Path) -> Iterator[TextIO]:
+    """A UTF-8 text file, zipped if its name ends in ``.gz``, written as :func:`beside` does."""
+    open_ = gzip.open if str(path).endswith(".gz") else open
+    with beside(path) as place, open_(place, "wt", encoding="utf-8", newline="\n") as stream:
+        yield stream

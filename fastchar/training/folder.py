@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import csv
-import os
+import io
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fastchar.training.files import InputError, write_beside
+from fastchar.training.files import InputError, beside, write_beside
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
@@ -33,13 +33,22 @@ class RunFolder:
         self.config = self.path / "config.yaml"
         self.log = self.path / "log"
 
-    def create(self) -> None:
-        """Make the folder. Raises :class:`InputError` if it holds a run already."""
+    def check_free(self) -> None:
+        """Raises :class:`InputError` if a run in this folder would touch what is there."""
         if self.config.exists():
             raise InputError(
                 f"{self.path}: expected no run in this folder yet, got one; "
                 f"choose another with --out, or go on with --resume {self.path}"
             )
+        for path in (self.model, self.last, self.best, self.metrics, self.log):
+            if path.exists():
+                raise InputError(
+                    f"{self.path}: expected a folder without {path.name}, which a run writes; "
+                    "choose another with --out"
+                )
+
+    def create(self) -> None:
+        """Make the folder. Raises :class:`InputError`."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -51,41 +60,44 @@ class RunFolder:
 
     def append_metrics(self, record: dict[str, float]) -> None:
         """Add a row; the header comes with the first one."""
-        new = not self.metrics.exists()
-        with open(self.metrics, "a", encoding="utf-8", newline="") as stream:
-            writer = csv.DictWriter(stream, record, lineterminator="\n")
-            if new:
-                writer.writeheader()
-            writer.writerow(
-                {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in record.items()}
-            )
+        before = self.metrics.read_text("utf-8") if self.metrics.exists() else ""
+        added = io.StringIO()
+        writer = csv.DictWriter(added, record, lineterminator="\n")
+        if not before:
+            writer.writeheader()
+        writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in record.items()})
+        with write_beside(self.metrics) as stream:
+            stream.write(before + added.getvalue())
 
     def read_metrics(self) -> list[dict[str, float]]:
         return read_metrics(self.metrics) if self.metrics.exists() else []
 
     def forget_after(self, epoch: int) -> None:
-        """Drop the rows of epochs after ``epoch``, which a resumed run will write again."""
-        if not self.metrics.exists():
+        """Drop the rows of epochs after ``epoch``, which a resumed run will write again.
+
+        Raises :class:`InputError` if a row of those up to ``epoch`` is missing.
+        """
+        if epoch == 0:
+            self.metrics.unlink(missing_ok=True)
             return
-        with open(self.metrics, encoding="utf-8") as stream:
-            header, *rows = stream.read().splitlines()
+        lines = self.metrics.read_text("utf-8").splitlines() if self.metrics.exists() else []
+        kept = lines[: epoch + 1]  # and the header
+        if [line.split(",", 1)[0] for line in kept[1:]] != [str(n + 1) for n in range(epoch)]:
+            raise InputError(f"{self.metrics}: expected a row for each of {epoch} epochs")
         with write_beside(self.metrics) as stream:
-            kept = [row for row in rows if int(row.split(",", 1)[0]) <= epoch]
-            stream.writelines(line + "\n" for line in [header, *kept])
+            stream.writelines(line + "\n" for line in kept)
 
     def save(self, trainer: Trainer, best: Seq2Seq | CharLM | None = None) -> None:
         """Write ``last.ckpt``; if there is a ``best`` model so far, keep it and its checkpoint.
 
         ``last.ckpt`` comes last: once it says that this was the best epoch, the rest is there.
         """
-        new = self.last.with_name(".last.ckpt.partial")
-        trainer.save_checkpoint(new)
-        if best is not None:
-            beside = self.best.with_name(".best.ckpt.partial")
-            shutil.copyfile(new, beside)
-            os.replace(beside, self.best)
-            best.save_pretrained(self.model)
-        os.replace(new, self.last)
+        with beside(self.last) as new:
+            trainer.save_checkpoint(new)
+            if best is not None:
+                with beside(self.best) as copy:
+                    shutil.copyfile(new, copy)
+                best.save_pretrained(self.model)
 
 
 def read_metrics(path: str | Path) -> list[dict[str, float]]:

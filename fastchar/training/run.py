@@ -21,7 +21,8 @@ from fastchar.training.callbacks import Bar, Interrupted, KeepRun, signals_caugh
 from fastchar.training.config import Config, read_yaml, save_config
 from fastchar.training.console import Say, clock, make_console
 from fastchar.training.data import PairData, TextData, make_data, read_data, write_data
-from fastchar.training.files import InputError
+from fastchar.training.device import choose_device
+from fastchar.training.files import InputError, name_of
 from fastchar.training.folder import RunFolder, load_model
 from fastchar.training.memory import keep_freed_memory
 from fastchar.training.report import write_report
@@ -45,23 +46,27 @@ def train(config: Config, console: Console | None = None) -> Finished:
     Raises :class:`InputError` before anything is written, and :class:`Interrupted` after Ctrl-C,
     when the folder is ready for :func:`resume`.
     """
-    content = read_data(config)
-    data = make_data(config, content)
+    choose_device(config.device)
     folder = RunFolder(config.out)
+    folder.check_free()
+    console = console or make_console()
+    with console.status(f"reading {name_of(config.data)}"):
+        content = read_data(config)
+        data = make_data(config, content)
     folder.create()
-    if config.data == "-":
+    if not Path(config.data).is_file():  # standard input, a pipe: nothing to resume from
         name = "stdin.txt.gz" if isinstance(content, str) else "stdin.tsv.gz"
         write_data(content, folder.path / name)
         config = dataclasses.replace(config, data=str(folder.path / name))
     save_config(config, folder.config, fastchar=__version__, torch=torch.__version__)
-    return _run(config, data, folder, console or make_console(), None)
+    return _run(config, data, folder, console, None)
 
 
 def resume(path: str | Path, console: Console | None = None) -> Finished:
     """Go on with the run in folder ``path`` from its last checkpoint, or from the beginning if it
     has none yet: the same bits as if it had never stopped. A run that has ended stays as it is.
 
-    Raises as :func:`train` does, and :class:`InputError` if the training data is not the same.
+    Raises as :func:`train` does, and :class:`InputError` if the data is not the same.
     """
     folder = RunFolder(path)
     if not folder.config.is_file():
@@ -69,22 +74,31 @@ def resume(path: str | Path, console: Console | None = None) -> Finished:
     settings = read_yaml(str(folder.config))
     if "data" not in settings:
         raise InputError(f"{folder.config}: expected the setting data, got none")
+    source = Path(settings["data"])
+    if source.parent == Path(str(settings.get("out"))):  # kept in the run, wherever that is now
+        settings["data"] = str(Path(path) / source.name)
     config = Config(**{**settings, "out": str(path)})
-    data = make_data(config, read_data(config))
+    choose_device(config.device)
+    console = console or make_console()
+    with console.status(f"reading {config.data}"):
+        data = make_data(config, read_data(config))
     last = _last_state(folder)
     epoch = 0
     if last is not None:
         if last[type(data).__name__]["fingerprint"] != data.fingerprint:
-            raise InputError(
-                f"{config.data}: expected the training data that {path} began with, got other"
-            )
+            raise InputError(f"{config.data}: expected the data that {path} began with, got other")
         epoch = last["fastchar"]["record"].get("epoch", 0)
     folder.forget_after(epoch)
-    return _run(config, data, folder, console or make_console(), last)
+    return _run(config, data, folder, console, last)
 
 
 def _last_state(folder: RunFolder) -> dict[str, Any] | None:
-    return torch.load(folder.last, weights_only=True) if folder.last.is_file() else None
+    if not folder.last.is_file():
+        return None
+    try:
+        return torch.load(folder.last, map_location="cpu", weights_only=True)
+    except Exception:  # whatever the unpickler comes to in bytes that mean nothing
+        raise InputError(f"{folder.last}: expected a checkpoint, got a damaged file") from None
 
 
 def _run(
@@ -139,7 +153,33 @@ def _fit(
         except Interrupted:
             say(f"stopped; go on with: fastchar train --resume {folder.path}")
             raise
+        except SystemExit:  # what Lightning makes of a second Ctrl-C
+            if not request:
+                raise
+            say(f"stopped at once; go on from the last save: fastchar train --resume {folder.path}")
+            raise Interrupted from None
+        except (MemoryError, RuntimeError) as error:
+            if not _is_lack_of_memory(error):
+                raise
+            raise InputError(_too_large(config, data)) from None
     say(f"trained in {clock(time.perf_counter() - started)}; the best model is in {folder.model}")
+
+
+def _is_lack_of_memory(error: Exception) -> bool:
+    known = (MemoryError, torch.OutOfMemoryError)
+    return isinstance(error, known) or "can't allocate memory" in str(error)
+
+
+def _too_large(config: Config, data: PairData | TextData) -> str:
+    """What the memory was too small for."""
+    what = f"{config.batch_size} streams of {config.chunk} symbols"
+    if isinstance(data, PairData):
+        longest = (int(part.lengths.max()) for part in (data.train.source, data.train.target))
+        what = "{} pairs of up to {:,} and {:,} symbols".format(config.batch_size, *longest)
+    return (
+        f"{config.data}: expected batches that fit the memory, got {what}; "
+        "leave the longest out, or try a smaller --batch-size"
+    )
 
 
 def _make_task(config: Config, data: PairData | TextData) -> Task:
@@ -187,7 +227,7 @@ def _make_trainer(config: Config, folder: RunFolder, callbacks: list[Callback]) 
 
         logger = TensorBoardLogger(str(folder.path), name="tensorboard", version="")
     return Trainer(
-        accelerator=config.device if config.device != "cuda" else "gpu",
+        accelerator="gpu" if choose_device(config.device).type == "cuda" else "cpu",
         devices=1,
         max_epochs=config.epochs,
         gradient_clip_val=config.clip or None,

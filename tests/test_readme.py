@@ -1,0 +1,51 @@
+"""What README.md says to type does run, in the order of the page."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from training_data import few_pairs, one_thread, write_pairs
+from typer.testing import CliRunner
+
+from fastchar.cli import app
+
+README = (Path(__file__).parents[1] / "README.md").read_text("utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+
+
+def test_drop_in_block() -> None:
+    """The modules, as a change of an import."""
+    (block,) = (b for b in blocks("python") if "EmbeddingLSTM" in b)
+    names: dict[str, object] = {}
+    exec(block, names)
+    assert names["output"].shape == (50, 32, 256)
+
+
+def test_command_line_and_model_blocks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every `fastchar` command of the page, then the Python that loads what they trained."""
+    monkeypatch.chdir(tmp_path)
+    write_pairs(Path("words.tsv"), few_pairs()[:70])
+    write_pairs(Path("test.tsv"), few_pairs()[70:90])
+    Path("book.txt").write_text("The cat sat on the mat. " * 50)
+    (block,) = (b for b in blocks("sh") if "fastchar train" in b)
+    with one_thread():
+        for line in block.splitlines():
+            words, stdin = shlex.split(line, comments=True), None
+            if words[0] == "echo":
+                stdin, words = words[1] + "\n", words[3:]
+            assert words[0] == "fastchar"
+            result = CliRunner().invoke(app, words[1:], input=stdin)
+            assert result.exit_code == 0, (line, result.output, result.exception)
+        assert Path("map.png").is_file()
+        (block,) = (b for b in blocks("python") if "from_pretrained" in b)
+        capsys.readouterr()
+        exec("import fastchar\n" + block, {})
+    assert len(capsys.readouterr().out.splitlines()) == 3
