@@ -113,9 +113,13 @@ def run_layers(
         raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
     D = 2 if bidirectional else 1
     per = len(params) // (num_layers * D)
-    if hx is None:
-        hx = zero_state(params, B, num_layers, bidirectional)
-    h0, c0 = hx[0].unbind(0), hx[1].unbind(0)
+    h0: Sequence[Tensor]
+    c0: Sequence[Tensor]
+    if hx is None:  # one block of zeros for all
+        h, c = _zeros(params, B)
+        h0, c0 = [h] * (num_layers * D), [c] * (num_layers * D)
+    else:
+        h0, c0 = hx[0].unbind(0), hx[1].unbind(0)
     h_n, c_n = [], []
     for layer in range(num_layers):
         if layer and train and dropout:
@@ -135,11 +139,17 @@ def run_layers(
 
 def zero_state(params: Sequence[Tensor], batch: int, num_layers: int, bidirectional: bool) -> State:
     """(h0 [L*D,B,P], c0 [L*D,B,H]) of zeros, one [B,*] block seen L*D times."""
-    w_hh = params[1]
     count = num_layers * (2 if bidirectional else 1)
-    h = w_hh.new_zeros(batch, w_hh.shape[1])
-    c = w_hh.new_zeros(batch, w_hh.shape[0] // 4)
+    h, c = _zeros(params, batch)
     return h.expand(count, -1, -1), c.expand(count, -1, -1)
+
+
+def _zeros(params: Sequence[Tensor], batch: int) -> State:
+    """(h0 [B,P], c0 [B,H]) of zeros; one tensor where they have one size."""
+    w_hh = params[1]
+    H, P = w_hh.shape[0] // 4, w_hh.shape[1]
+    c = w_hh.new_zeros(batch, H)
+    return (c if P == H else w_hh.new_zeros(batch, P)), c
 
 
 def has_projection(
