@@ -143,7 +143,8 @@ FASTCHAR_INLINE void store_release(int* flag, int value) {
   asm volatile("st.release.gpu.global.s32 [%0], %1;" ::"l"(flag), "r"(value) : "memory");
 }
 
-// Past L1, which may hold what stood there before another block wrote.
+// Past L1, which may hold what stood there before another block wrote; and, unlike an __ldcg of
+// some versions of CUDA, not to be moved over the flag that says that it did.
 template <class T>
 FASTCHAR_INLINE T load_from_l2(const T* address) {
   static_assert(sizeof(T) == 16, "16 bytes at once");
@@ -151,7 +152,10 @@ FASTCHAR_INLINE T load_from_l2(const T* address) {
     uint4 bits;
     T value;
   } u;
-  u.bits = __ldcg(reinterpret_cast<const uint4*>(address));
+  asm volatile("ld.global.cg.v4.u32 {%0,%1,%2,%3}, [%4];"
+               : "=r"(u.bits.x), "=r"(u.bits.y), "=r"(u.bits.z), "=r"(u.bits.w)
+               : "l"(address)
+               : "memory");
   return u.value;
 }
 

@@ -18,7 +18,8 @@ bool launch(const LstmSequenceParams<T>& p, const SequenceTensors& tensors,
 template <class T>
 bool launch_any(const LstmSequenceParams<T>& p, const SequenceTensors& tensors,
                 const OnDevice& device) {
-  return launch_by_rule(p.H, device, [&](Way way, int parts) {
+  const auto kernel = pack_weights<ForwardShape<T, 1, 8>>;
+  return launch_by_rule(p.H, device, kernel, [&](Way way, int parts) {
     if (way == Way::kBlock) {
       return parts == 1 && launch<T, 1, 8, BlockExchange>(p, tensors, device);
     }

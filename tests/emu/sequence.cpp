@@ -1,6 +1,7 @@
 // The sequence kernels against plain loops: each way of running them, over small odd shapes,
 // ragged and not, in both directions, from pre-activations and from a folded table. What stands
 // in the padding is NaN and an id that no table has.
+#include <algorithm>
 #include <limits>
 
 #include "before.cuh"
@@ -130,31 +131,36 @@ struct Buffers<GridExchange<Shape>> {
 
 template <class Shape, class Exchange, class Params>
 void run_resident(void (*kernel)(Params, const Fragment*, typename Exchange::Params, int, int),
-                  const Params& p) {
+                  const Params& p, int at_once) {
   const int team = (p.H + Shape::kUnits - 1) / Shape::kUnits;
   const int teams = (p.B + Shape::kBatch - 1) / Shape::kBatch;
   constexpr int kFragments = Shape::kTilesM * Shape::kTilesK;
   std::vector<Fragment> packed(team * kFragments * kThreads);
   emu::launch({dim3(team, kFragments), kThreads, 0, 1, 4}, pack_weights<Shape>, p.w_hh, p.H,
               packed.data());
-  Buffers<Exchange> buffers(team, teams);
-  emu::Launch config{dim3(team, teams), kThreads};
-  config.shared_bytes = resident_shared_bytes<Shape, Exchange>();
-  config.cluster = Buffers<Exchange>::kCluster ? team : 1;
-  config.resident = Buffers<Exchange>::kAllResident ? 0 : team;
-  emu::launch(config, kernel, p, packed.data(), buffers.params(), 0, p.B);
+  for (int first = 0; first < teams; first += at_once) {
+    const int count = std::min(at_once, teams - first);
+    Buffers<Exchange> buffers(team, count);
+    emu::Launch config{dim3(team, count), kThreads};
+    config.shared_bytes = resident_shared_bytes<Shape, Exchange>();
+    config.cluster = Buffers<Exchange>::kCluster ? team : 1;
+    config.resident = Buffers<Exchange>::kAllResident ? 0 : team;
+    emu::launch(config, kernel, p, packed.data(), buffers.params(), first * Shape::kBatch,
+                std::min((first + count) * Shape::kBatch, p.B));
+  }
 }
 
+// at_once: batch tiles of one launch.
 template <class T, int kParts, template <class> class Exchange>
-void test_resident(const char* way, const Case& shape) {
+void test_resident(const char* way, const Case& shape, int at_once = 100) {
   using Fwd = ForwardShape<T, kParts, 8>;
   using Bwd = BackwardShape<T, kParts, kParts == 1 ? 8 : 16>;
   Problem<T> problem(shape);
   run_resident<Fwd, Exchange<Fwd>>(resident_forward<Fwd, Exchange<Fwd>>,
-                                   problem.forward_params());
+                                   problem.forward_params(), at_once);
   problem.check_forward(way);
   run_resident<Bwd, Exchange<Bwd>>(resident_backward<Bwd, Exchange<Bwd>>,
-                                   problem.backward_params());
+                                   problem.backward_params(), at_once);
   problem.check_backward(way);
 }
 
@@ -256,10 +262,10 @@ int main(int argc, char** argv) {
     test_steps<bfloat16>({3, 2, 7, 0, true, {}, false});
     test_resident<bfloat16, 1, BlockExchange>("block", ragged);
     test_resident<half, 1, BlockExchange>("block", ragged_back);
-    test_resident<half, 1, BlockExchange>("block", {2, 9, 128, 0, false, {}});
+    test_resident<half, 1, BlockExchange>("block", {2, 17, 128, 0, false, {}}, 2);
     test_resident<bfloat16, 2, ClusterExchange>("cluster", {3, 3, 139, 5, false, {3, 1, 2}});
     test_resident<bfloat16, 4, ClusterExchange>("cluster", {2, 2, 36, 0, false, {}, false});
-    test_resident<half, 2, GridExchange>("grid", {3, 18, 150, 0, true, {}});
+    test_resident<half, 2, GridExchange>("grid", {3, 18, 150, 0, true, {}}, 1);
     test_resident<bfloat16, 4, GridExchange>("grid", {2, 3, 37, 4, true, {1, 2, 0}});
 #endif
   });
