@@ -8,11 +8,13 @@ import os
 import torch
 
 import fastchar
+from fastchar import autograd
 
 ops = torch.ops.fastchar
 LENGTHS = [5, 0, 3, 7, 1, 7, 2, 4, 6, 7, 7, 5]
 WAYS = [("block", 40), ("block", 128), ("cluster", 72), ("cluster", 300), ("grid", 130)]
 WAYS += [("grid", 300), ("grid", 520), ("steps", 48)]
+TF32_WAYS = [("block", 40), ("cluster", 72), ("cluster", 200), ("grid", 130), ("grid", 300)]
 
 
 def embedding_and_loss(dtype: torch.dtype) -> None:
@@ -45,8 +47,8 @@ def sequence(dtype: torch.dtype, H: int, ragged: bool) -> None:
     w_hh = torch.randn(4 * H, H, device="cuda", dtype=dtype) / H**0.5
     state = torch.randn(B, H, device="cuda", dtype=dtype)
     inputs = (ids, w_hh, state, state, lengths, ragged)
-    y, h, c, act, kept = ops.lstm_sequence(gates, *inputs, True)
-    ops.lstm_sequence_backward(y, h, c, act, kept, y, *inputs, V, True)
+    y, h, c, act, kept = autograd.lstm_sequence(gates, *inputs, True)
+    autograd._lstm_sequence_backward(y, h, c, act, kept, y, *inputs, V, True)
 
 
 def main() -> None:
@@ -56,12 +58,13 @@ def main() -> None:
         embedding_and_loss(dtype)
         cell(dtype)
     clusters = torch.cuda.get_device_capability() >= (9, 0)
-    for way, H in WAYS:
+    ways = [(torch.bfloat16, *way) for way in WAYS] + [(torch.float32, *way) for way in TF32_WAYS]
+    for dtype, way, H in ways:
         if way == "cluster" and not clusters:
             continue
         os.environ["FASTCHAR_CUDA_LSTM"] = way
         for ragged in (False, True):
-            sequence(torch.bfloat16, H, ragged)
+            sequence(dtype, H, ragged)
     torch.cuda.synchronize()
 
 

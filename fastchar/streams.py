@@ -13,6 +13,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from fastchar import backend
 from fastchar.reference.layers import Direction, Weights
 
 _side: dict[tuple[int, int], torch.cuda.Stream] = {}  # by device and main stream
@@ -29,9 +30,12 @@ def may_overlap(x: Tensor, dtype: torch.dtype, hidden: int) -> bool:
     forced = os.environ.get("FASTCHAR_CUDA_LSTM")
     if forced:
         return forced != "grid"
-    if dtype not in (torch.bfloat16, torch.float16) or hidden <= 128 or hidden > 1024:
+    if dtype == torch.float64 or (dtype == torch.float32 and not backend.tf32_lstm()):
         return True
-    return hidden <= 512 and torch.cuda.get_device_capability(x.device) >= (9, 0)
+    block = 64 if dtype == torch.float32 else 128  # the largest size of one block
+    if hidden <= block or hidden > 8 * block:
+        return True
+    return hidden <= 4 * block and torch.cuda.get_device_capability(x.device) >= (9, 0)
 
 
 def side_by_side(

@@ -29,6 +29,25 @@ WAYS = [
     ("grid", 1000),
     ("steps", 48),
 ]
+TF32_WAYS = [
+    ("block", 40),
+    ("block", 64),
+    ("cluster", 72),
+    ("cluster", 256),
+    ("grid", 130),
+    ("grid", 500),
+]
+
+
+@pytest.fixture(autouse=True)
+def _full_precision(monkeypatch):
+    """fp32 is fp32 but where a test says otherwise."""
+    allow_tf32(monkeypatch, False)
+
+
+def allow_tf32(monkeypatch: pytest.MonkeyPatch, allowed: bool) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", allowed)
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", allowed)
 
 
 def leaves(tensors: list[Tensor], dtype: torch.dtype, device: str) -> list[Tensor]:
@@ -134,10 +153,30 @@ def test_lstm_by_every_way(dtype, way, H, ragged, monkeypatch):
     lstm_case(dtype, H, ragged, folded=ragged).check()
 
 
+@pytest.mark.parametrize(("way", "H"), TF32_WAYS)
+def test_tf32_by_every_way(way, H, monkeypatch):
+    """Against cuDNN with TF32, which its switch allows by default."""
+    if way == "cluster" and torch.cuda.get_device_capability() < (9, 0):
+        pytest.skip("clusters are sm_90's")
+    monkeypatch.setenv("FASTCHAR_CUDA_LSTM", way)
+    allow_tf32(monkeypatch, True)
+    T, B, E = 7, 19, 24
+    shapes = [(T, B, E), (2, B, H), (2, B, H), *[(4 * H, E), (4 * H, H), (4 * H,), (4 * H,)] * 2]
+
+    def call(lstm, x, h, c, *params):
+        return lstm(x, (h, c), params, True, 1, 0.0, False, True, False)
+
+    compare(
+        lambda *tensors: call(functional.lstm, *tensors),
+        lambda *tensors: call(torch.lstm, *tensors),
+        [torch.randn(shape) / shape[-1] ** 0.5 for shape in shapes],
+        torch.float32,
+    ).check()
+
+
 @pytest.mark.parametrize("H", [24, 200])
 def test_lstm_in_float32(H):
-    """A product per step, in full precision while torch's switch for TF32 is off."""
-    torch.backends.cuda.matmul.allow_tf32 = False
+    """A product per step, in full precision while torch's switches for TF32 are off."""
     lstm_case(torch.float32, H, ragged=True, folded=True).check()
 
 
@@ -258,7 +297,6 @@ def test_loss_in_chunks():
     def call(module, x, weight):
         return (module.linear_cross_entropy(x, weight, target.to(x.device)),)
 
-    torch.backends.cuda.matmul.allow_tf32 = False
     compare(
         lambda *tensors: call(functional, *tensors),
         lambda *tensors: call(reference, *tensors),
@@ -348,7 +386,6 @@ BOTH = [(torch.bfloat16, 100), (torch.float16, 300), (torch.float16, 600), (torc
 @pytest.mark.parametrize(("dtype", "H"), BOTH, ids=str)
 def test_both_directions_at_once(dtype, H, monkeypatch):
     """The bits of one direction after the other, also while memory is freed and used again."""
-    torch.backends.cuda.matmul.allow_tf32 = False
     call = both_directions(dtype, H)
     with monkeypatch.context() as patch:
         patch.setattr(streams, "may_overlap", lambda *_: False)

@@ -123,16 +123,25 @@ def test_which_directions_overlap(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not streams.may_overlap(x, torch.bfloat16, 64)  # on the CPU
     monkeypatch.setattr(streams, "Tensor", SimpleNamespace)
     x = SimpleNamespace(is_cuda=True, device=0)
-    found = {}
+    found: dict[tuple[object, ...], list[bool]] = {}
+    monkeypatch.setattr(backend, "tf32_lstm", lambda: True)
     for capability in ((8, 0), (9, 0)):
         monkeypatch.setattr(
             torch.cuda, "get_device_capability", lambda _, capability=capability: capability
         )
         sizes = (128, 129, 512, 513, 1024, 1025)
         found[capability] = [streams.may_overlap(x, torch.float16, H) for H in sizes]
+        assert all(streams.may_overlap(x, torch.float64, H) for H in sizes)
+        found[(*capability, "tf32")] = [
+            streams.may_overlap(x, torch.float32, H) for H in (64, 65, 256, 257, 512, 513)
+        ]
+        monkeypatch.setattr(backend, "tf32_lstm", lambda: False)
         assert all(streams.may_overlap(x, torch.float32, H) for H in sizes)
+        monkeypatch.setattr(backend, "tf32_lstm", lambda: True)
     assert found[8, 0] == [True, False, False, False, False, True]
     assert found[9, 0] == [True, True, True, False, False, True]
+    assert found[8, 0, "tf32"] == found[8, 0]
+    assert found[9, 0, "tf32"] == found[9, 0]
     monkeypatch.setenv("FASTCHAR_CUDA_LSTM", "grid")
     assert not streams.may_overlap(x, torch.float16, 64)
     monkeypatch.setenv("FASTCHAR_CUDA_LSTM", "steps")
@@ -199,3 +208,28 @@ def test_the_reverse_direction_is_forked_and_joined(monkeypatch: pytest.MonkeyPa
     used = {"x", "view of w_ih", "view of w_hh", "h0", "c0", "table"}
     assert kept == {(name, "side") for name in used} | {(name, "main") for name in "yhc"}
     assert log[-1] == ("wait_stream", "main", "side")
+
+
+def test_tf32_is_torch_s_switch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one for cuDNN's RNNs, under its old and its new names; told for the time of a call."""
+    cudnn = torch.backends.cudnn
+    for name, value in (("allow_tf32", True), ("enabled", True)):
+        monkeypatch.setattr(cudnn, name, value)
+    assert backend.tf32_lstm()
+    with monkeypatch.context() as patch:
+        patch.setattr(cudnn, "enabled", False)
+        assert not backend.tf32_lstm()
+    told: list[int] = []
+    library = SimpleNamespace(fastchar_cuda_allow_tf32=told.append)
+    monkeypatch.setattr(backend, "_cuda_library", library)
+    call = backend.as_switched(lambda *args: told.append(7) or args)
+    assert call(1, 2) == (1, 2)
+    assert told == [1, 7, 0]
+    monkeypatch.setattr(cudnn, "allow_tf32", False)
+    assert not backend.tf32_lstm()
+    call()
+    assert told == [1, 7, 0, 7]
+    monkeypatch.setattr(cudnn, "allow_tf32", True)
+    with pytest.raises(ZeroDivisionError):
+        backend.as_switched(lambda: 1 // 0)()
+    assert told[-1] == 0

@@ -90,6 +90,25 @@ FASTCHAR_INLINE bfloat16 narrow<bfloat16>(float x) {
   return __float2bfloat16_rn(x);
 }
 
+// x as the tensor cores take it: fp32 as TF32, to nearest with ties away from zero. What reads
+// it is not compiled for less than sm_80.
+template <class T>
+FASTCHAR_INLINE T for_mma(T x) {
+  return x;
+}
+template <>
+FASTCHAR_INLINE float for_mma<float>(float x) {
+#if defined(FASTCHAR_EMULATOR)
+  return emu::round_to_tf32(x);
+#elif __CUDA_ARCH__ >= 800
+  uint32_t bits;
+  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(x));
+  return __uint_as_float(bits);
+#else
+  return x;
+#endif
+}
+
 // The gates' functions, for cell_math.h. expf and tanhf are within 2 ULP (CUDA C++ Programming
 // Guide, 5.5), so sigmoid is within 4; expf overflows to Inf, whose sigmoid is 0.
 FASTCHAR_INLINE float sigmoid(float x) { return 1.f / (1.f + expf(-x)); }

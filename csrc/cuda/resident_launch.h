@@ -85,7 +85,7 @@ class Resident {
   }
 
   Tensor pack() const {
-    constexpr int kFragments = Shape::kTilesM * Shape::kTilesK;
+    constexpr int kFragments = Product<Shape>::kFragments;
     constexpr int64_t kElements = kFragments * kThreads * sizeof(Fragment) / sizeof(T);
     Tensor weights = torch::stable::new_empty(w_hh_, {team_ * kElements});
     pack_weights<Shape><<<dim3(team_, kFragments), kThreads, 0, config_.stream>>>(
@@ -120,13 +120,15 @@ class Resident {
   cudaLaunchAttribute attribute_{};
 };
 
-// launch(way, parts) -> whether it ran. `kernel` is any of the library's, which are all
+// launch(way, hidden) -> whether it ran. `kernel` is any of the library's, which are all
 // compiled for the same architectures.
 template <class Kernel, class Launch>
-bool launch_by_rule(int H, const OnDevice& device, Kernel* kernel, const Launch& launch) {
-  const Ways ways = ways_for(H, device.architecture(kernel), std::getenv("FASTCHAR_CUDA_LSTM"));
+bool launch_by_rule(int H, bool fp32, const OnDevice& device, Kernel* kernel,
+                    const Launch& launch) {
+  const Ways ways =
+      ways_for(H, fp32, device.architecture(kernel), std::getenv("FASTCHAR_CUDA_LSTM"));
   for (int i = 0; i < ways.count; ++i) {
-    if (launch(ways.way[i], ways.parts)) return true;
+    if (launch(ways.way[i], ways.hidden)) return true;
   }
   return false;
 }

@@ -1,8 +1,10 @@
-// Which kernels may run a sequence of fp16 or bf16, in the order in which they are tried:
+// Which kernels may run a sequence, in the order in which they are tried:
 //
-//   H <= 128                   block    one block per batch tile
-//   H <= 512, sm_90 on         cluster  a thread-block cluster per batch tile
-//   H <= 1024                  grid     a cooperative grid, as many batch tiles at once as fit
+//   fp16, bf16   fp32 as TF32
+//   H <= 128     H <= 64                 block    one block per batch tile
+//   H <= 512     H <= 256     sm_90 on   cluster  a thread-block cluster per batch tile
+//   H <= 1024    H <= 512                grid     a cooperative grid, as many batch tiles at
+//                                                 once as fit
 //   else, or where the device lacks the shared memory or the room: steps, a product per step
 //
 // FASTCHAR_CUDA_LSTM = block | cluster | grid | steps forces one, for tests; an error if it
@@ -29,40 +31,38 @@ inline Way parse_way(const char* name, bool* forced) {
       std::string("FASTCHAR_CUDA_LSTM: expected block, cluster, grid or steps, got ") + name);
 }
 
-// architecture: what the kernels' code was compiled for, 90 for sm_90. That may be less than
-// the device, which then runs PTX of an older one: code without its clusters or tensor cores.
-inline bool way_serves(Way way, int H, int architecture) {
-  switch (way) {
-    case Way::kBlock:
-      return H <= 128 && architecture >= 80;
-    case Way::kCluster:
-      return H <= 512 && architecture >= 90;
-    case Way::kGrid:
-      return H <= 1024 && architecture >= 80;
-    default:
-      return false;
-  }
+// The largest H of a way, for 16-bit types; half of it for fp32, whose weights take twice the
+// registers. A cluster has at most 16 blocks.
+inline int largest_hidden(Way way, bool fp32) {
+  const int largest = way == Way::kBlock ? 128 : way == Way::kCluster ? 512 : 1024;
+  return way == Way::kSteps ? 0 : fp32 ? largest / 2 : largest;
 }
 
 // What to try before steps.
 struct Ways {
   Way way[2];
   int count = 0;
-  int parts;  // of H: see resident.cuh's shapes
+  int hidden;  // H, rounded up to a size that there are kernels for: see resident.cuh's shapes
 };
 
-inline Ways ways_for(int H, int architecture, const char* choice) {
+// architecture: what the kernels' code was compiled for, 90 for sm_90. That may be less than
+// the device, which then runs PTX of an older one: code without its clusters or tensor cores.
+inline Ways ways_for(int H, bool fp32, int architecture, const char* choice) {
+  const int smallest = largest_hidden(Way::kBlock, fp32);
   Ways ways{};
-  ways.parts = H <= 128 ? 1 : H <= 256 ? 2 : H <= 512 ? 4 : 8;
+  ways.hidden = smallest;
+  while (ways.hidden < H && ways.hidden < largest_hidden(Way::kGrid, fp32)) ways.hidden *= 2;
   const auto add = [&](Way way) {
-    if (way_serves(way, H, architecture)) ways.way[ways.count++] = way;
+    if (H <= largest_hidden(way, fp32) && architecture >= (way == Way::kCluster ? 90 : 80)) {
+      ways.way[ways.count++] = way;
+    }
   };
   bool forced;
   const Way way = parse_way(choice, &forced);
   if (forced) {
     add(way);
-    if (way != Way::kBlock && ways.parts < 2) ways.parts = 2;  // a team of several blocks
-  } else if (ways.parts == 1) {
+    if (way != Way::kBlock && H <= smallest) ways.hidden = 2 * smallest;  // as for a team
+  } else if (H <= smallest) {
     add(Way::kBlock);
   } else {
     add(Way::kCluster);
