@@ -183,6 +183,21 @@ def test_every_parity_test_is_in_one_group():
         assert len(groups) == 1, (name, groups)
 
 
+def test_it_needs_only_torch_and_the_test_tools():
+    """What it imports, the tests that it runs included, is there on the GPU machine of record."""
+    absent = "lightning matplotlib numpy optuna pandas rapidfuzz rich safetensors scipy stanza"
+    absent += " tensorboard torchmetrics typer yaml expecttest"
+    code = f"""
+import sys
+sys.modules.update(dict.fromkeys({absent.split()!r}))  # None: an import of it fails
+sys.path.insert(0, "tests")
+import benchmarks.gpu_check, benchmarks.gpu_sanitize
+import conftest, test_cuda_parity, test_cuda_build
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, cwd=gpu_check.ROOT)
+    assert done.returncode == 0, done.stderr.decode()
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_it_says_so():
     done = subprocess.run(
