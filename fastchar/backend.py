@@ -4,6 +4,7 @@ import ctypes
 import importlib
 import os
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -42,19 +43,19 @@ def build_command() -> str:
     return "pip install --force-reinstall --no-deps .  (in fastchar's source folder)"
 
 
-def _load_cuda() -> list[str]:
-    """Loads the CUDA kernels where torch has a GPU; what they were compiled for, or nothing."""
+def _load_cuda() -> tuple[ctypes.CDLL | None, list[str]]:
+    """The CUDA kernels where torch has a GPU, and what they were compiled for; or nothing."""
     path = Path(__file__).parent / "_C_cuda.so"
     if not torch.cuda.is_available() or not path.exists():
-        return []
+        return None, []
     torch.ops.load_library(path)
-    name = ctypes.CDLL(str(path)).fastchar_cuda_architectures
-    name.restype = ctypes.c_char_p
-    return name().decode().split(";")
+    library = ctypes.CDLL(str(path))
+    library.fastchar_cuda_architectures.restype = ctypes.c_char_p
+    return library, library.fastchar_cuda_architectures().decode().split(";")
 
 
 _library, _reason = _load()
-_cuda_architectures = _load_cuda() if _library is not None else []
+_cuda_library, _cuda_architectures = _load_cuda() if _library is not None else (None, [])
 
 
 def native() -> bool:
@@ -65,6 +66,33 @@ def native() -> bool:
 def cuda() -> bool:
     """Whether the CUDA kernels are loaded and allowed to run."""
     return bool(_cuda_architectures)
+
+
+def tf32_lstm() -> bool:
+    """Whether torch's switch for cuDNN's RNNs lets float32 LSTMs on CUDA compute in TF32.
+
+    That is `torch.backends.cudnn.rnn.fp32_precision`, of which `cudnn.allow_tf32` is the old name.
+    """
+    cudnn: Any = torch.backends.cudnn
+    return bool(cudnn.enabled and cudnn.rnn.fp32_precision == "tf32")
+
+
+def as_switched(call: Callable[..., Any]) -> Callable[..., Any]:
+    """An op of a float32 LSTM, told of that switch: a library for the stable ABI can't ask."""
+    if _cuda_library is None:
+        return call
+    allow = _cuda_library.fastchar_cuda_allow_tf32
+
+    def told(*args: Any) -> Any:
+        if torch.compiler.is_compiling() or not tf32_lstm():
+            return call(*args)
+        allow(1)
+        try:
+            return call(*args)
+        finally:
+            allow(0)
+
+    return told
 
 
 def backends() -> dict[str, Any]:

@@ -18,10 +18,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from fastchar import backend, reference
+from fastchar import backend, reference, streams
 from fastchar.ragged import ragged_in_a_graph, real_tokens
 from fastchar.reference.cell import State
 from fastchar.reference.layers import (
+    Direction,
     Weights,
     check_lengths,
     has_projection,
@@ -89,9 +90,9 @@ def _kernel_dtype(tensors: Sequence[Tensor]) -> torch.dtype | None:
 
 
 def _device_served(device: torch.device) -> bool:
-    """Whether kernels are there for tensors on `device`; CUDA's autocast is left to torch."""
+    """Whether kernels are there for tensors on `device`."""
     if device.type == "cuda":
-        return backend.cuda() and not torch.is_autocast_enabled("cuda")
+        return backend.cuda()
     return device.type in ("cpu", "meta")
 
 
@@ -212,6 +213,11 @@ def lstm_cell(
             x, h, c, *weights = _floats(tensors)
             h, c = lstm_cell(x, (h, c), *weights)
         return h.to(result), c.to(result)
+    low = cuda_autocast_dtype(input)
+    if low is not None:
+        with torch.autocast("cuda", enabled=False):
+            x, h, c, *weights = _lowered(tensors, low)
+            return lstm_cell(x, (h, c), *weights)
     dtype = _kernel_dtype(tensors)
     if dtype is None:
         return reference.lstm_cell(input, hx, w_ih, w_hh, b_ih, b_hh)
@@ -284,6 +290,12 @@ def lstm(
             hx = _float_state(hx)
             results = lstm(x, hx, params, *stack, batch_first, lengths=lengths)
         return _cast(results, low)
+    low = cuda_autocast_dtype(input)
+    if low is not None:
+        with torch.autocast("cuda", enabled=False):
+            x, *params = _lowered([input, *params], low)
+            hx = None if hx is None else (hx[0].to(low), hx[1].to(low))
+            return lstm(x, hx, params, *stack, batch_first, lengths=lengths)
     dtype = _kernel_dtype((input, *params, *states))
     if dtype is None or has_projection(params, has_biases, num_layers, bidirectional):
         if not all(isinstance(p, Tensor) for p in params):
@@ -333,6 +345,15 @@ def embedding_lstm(
         return _cast(results, low)
     if hx is not None:
         _check_pair(hx, "lstm")
+    low = cuda_autocast_dtype(weight)
+    if low is not None:
+        with torch.autocast("cuda", enabled=False):
+            table, *params = _lowered([weight, *params], low)
+            hx = None if hx is None else (hx[0].to(low), hx[1].to(low))
+            return embedding_lstm(
+                ids, table, hx, params, *stack, batch_first,
+                padding_idx=padding_idx, lengths=lengths,
+            )  # fmt: skip
     by_step = ids.t() if batch_first else ids
     if lengths is not None:
         lengths = check_lengths(lengths, by_step)
@@ -392,11 +413,14 @@ def _run(
         gates = linear(read[1], w_ih, bias)
         return ops.lstm_sequence(gates, position, w_hh, h0, c0, lengths, reverse)
 
+    run_direction: Direction = direction
+    if stack[4] and streams.may_overlap(x, dtype, params[1].shape[1]):
+        run_direction = streams.side_by_side(direction, x.device, (table, lengths))
     given = params[0].dtype
     if given != dtype:
         params = [p.to(dtype) for p in params]
         hx = None if hx is None else (hx[0].to(dtype), hx[1].to(dtype))
-    y, h_n, c_n = _cast(run_layers(direction, x, hx, params, *stack), given)
+    y, h_n, c_n = _cast(run_layers(run_direction, x, hx, params, *stack), given)
     return (y.transpose(0, 1) if batch_first else y), h_n, c_n
 
 
@@ -422,6 +446,7 @@ def linear_cross_entropy(
     dtype = _kernel_dtype(tensors if low is None else _floats(tensors))
     if (
         dtype is None
+        or cuda_autocast_dtype(input) is not None  # its loss is float32, of rounded logits
         or target.dtype != torch.int64
         or target.device != input.device
         or reduction not in ("none", "mean", "sum")
@@ -462,6 +487,22 @@ def autocast_dtype(x: Tensor) -> torch.dtype | None:
     if not torch.is_autocast_enabled("cpu") or x.device.type != "cpu" or x.dtype == torch.float64:
         return None
     return torch.get_autocast_dtype("cpu")
+
+
+def cuda_autocast_dtype(x: Tensor) -> torch.dtype | None:
+    """Autocast's dtype on CUDA where it is on and applies to x, else None.
+
+    There torch casts an LSTM's input, state and weights to it, and leaves the results in it; the
+    kernels have the cell's state in float32 from step to step all the same.
+    """
+    if not x.is_cuda or not torch.is_autocast_enabled("cuda") or x.dtype == torch.float64:
+        return None
+    return torch.get_autocast_dtype("cuda")
+
+
+def _lowered(tensors: Sequence[Tensor], low: torch.dtype) -> list[Tensor]:
+    """As CUDA's autocast does it: all but float64."""
+    return [t if t.dtype == torch.float64 else t.to(low) for t in tensors]
 
 
 def _floats(tensors: Sequence[Tensor]) -> list[Tensor]:

@@ -80,6 +80,16 @@ def test_every_architecture():
     check(report(folder), {"sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100"})
 
 
+@pytest.mark.skipif(not os.environ.get("FASTCHAR_SLOW_TESTS"), reason="minutes of nvcc")
+def test_turing_alone(monkeypatch):
+    """What TORCH_CUDA_ARCH_LIST asks for, without the architectures whose kernels are resident:
+    the launchers take another way there (tests/emu/ways.cpp)."""
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "7.5")
+    folder = ROOT / "build" / "cuda-turing"
+    build.build(folder / "_C_cuda.so", folder)
+    check(report(folder), {"sm_75"})
+
+
 @pytest.mark.skipif(shutil.which("nm") is None, reason="needs nm from binutils")
 def test_only_stable_torch_symbols_are_used():
     """One binary serves every torch >= 2.11: no C++ symbol of torch, only its C shim."""
@@ -89,6 +99,18 @@ def test_only_stable_torch_symbols_are_used():
     undefined = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     assert re.findall(r".*\b(?:at|c10|torch|caffe2)::.*", undefined) == []
     assert "aoti_torch_get_current_cuda_stream" in undefined
+
+
+@pytest.mark.skipif(shutil.which("nm") is None, reason="needs nm from binutils")
+def test_what_python_calls_is_there():
+    """backend.py finds the library's functions by name, where there is a GPU."""
+    library = ROOT / "fastchar" / "_C_cuda.so"
+    build.build(library, ROOT / "build" / "cuda")
+    command = ["nm", "-D", "--defined-only", str(library)]
+    defined = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    called = re.findall(r"\bfastchar_cuda_\w+", (ROOT / "fastchar" / "backend.py").read_text())
+    assert sorted(set(called)) == ["fastchar_cuda_allow_tf32", "fastchar_cuda_architectures"]
+    assert [name for name in called if name not in defined.split()] == []
 
 
 def test_architecture_lists(monkeypatch):

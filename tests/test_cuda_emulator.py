@@ -42,6 +42,7 @@ KERNELS = [
     Program("embedding"),
     Program("pointwise"),
     Program("sequence"),
+    Program("ways"),
     Program("selftest", "thread"),
     Program("embedding", "thread"),
     *([Program("sequence", "thread")] if SLOW else []),
@@ -70,7 +71,7 @@ def compiled(program: Program) -> Path:
     """The program's binary, named by everything that it is made of."""
     assert GXX is not None
     sources = [*(ROOT / "tests" / "emu").glob("*"), *(ROOT / "csrc" / "cuda").glob("*.cuh")]
-    sources.append(ROOT / "csrc" / "cell_math.h")
+    sources += [ROOT / "csrc" / "cell_math.h", ROOT / "csrc" / "cuda" / "ways.h"]
     flags = [
         "-std=c++17",
         "-O1",

@@ -8,7 +8,7 @@ from error_rule import Sample, assert_exact_enough
 from torch import Tensor
 
 import fastchar
-from fastchar import functional, reference
+from fastchar import functional, reference, streams
 
 pytestmark = pytest.mark.skipif(
     not fastchar.backends().get("cuda"), reason="needs a GPU and the CUDA library"
@@ -29,6 +29,25 @@ WAYS = [
     ("grid", 1000),
     ("steps", 48),
 ]
+TF32_WAYS = [
+    ("block", 40),
+    ("block", 64),
+    ("cluster", 72),
+    ("cluster", 256),
+    ("grid", 130),
+    ("grid", 500),
+]
+
+
+@pytest.fixture(autouse=True)
+def _full_precision(monkeypatch):
+    """fp32 is fp32 but where a test says otherwise."""
+    allow_tf32(monkeypatch, False)
+
+
+def allow_tf32(monkeypatch: pytest.MonkeyPatch, allowed: bool) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", allowed)
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", allowed)
 
 
 def leaves(tensors: list[Tensor], dtype: torch.dtype, device: str) -> list[Tensor]:
@@ -134,11 +153,89 @@ def test_lstm_by_every_way(dtype, way, H, ragged, monkeypatch):
     lstm_case(dtype, H, ragged, folded=ragged).check()
 
 
+@pytest.mark.parametrize(("way", "H"), TF32_WAYS)
+def test_tf32_by_every_way(way, H, monkeypatch):
+    """Against cuDNN with TF32, which its switch allows by default."""
+    if way == "cluster" and torch.cuda.get_device_capability() < (9, 0):
+        pytest.skip("clusters are sm_90's")
+    monkeypatch.setenv("FASTCHAR_CUDA_LSTM", way)
+    allow_tf32(monkeypatch, True)
+    T, B, E = 7, 19, 24
+    shapes = [(T, B, E), (2, B, H), (2, B, H), *[(4 * H, E), (4 * H, H), (4 * H,), (4 * H,)] * 2]
+
+    def call(lstm, x, h, c, *params):
+        return lstm(x, (h, c), params, True, 1, 0.0, False, True, False)
+
+    compare(
+        lambda *tensors: call(functional.lstm, *tensors),
+        lambda *tensors: call(torch.lstm, *tensors),
+        [torch.randn(shape) / shape[-1] ** 0.5 for shape in shapes],
+        torch.float32,
+    ).check()
+
+
 @pytest.mark.parametrize("H", [24, 200])
 def test_lstm_in_float32(H):
-    """A product per step, in full precision while torch's switch for TF32 is off."""
-    torch.backends.cuda.matmul.allow_tf32 = False
+    """A product per step, in full precision while torch's switches for TF32 are off."""
     lstm_case(torch.float32, H, ragged=True, folded=True).check()
+
+
+@pytest.mark.parametrize("low", HALF, ids=str)
+@pytest.mark.parametrize("layers", [1, 2])
+def test_autocast_lstm(low, layers):
+    """Against cuDNN under the same autocast: its dtypes, and float32 gradients of parameters."""
+    T, B, E, H = 9, 4, 16, 64
+    shapes = [(T, B, E), (2 * layers, B, H), (2 * layers, B, H)]
+    for layer in range(layers):
+        shapes += [(4 * H, 2 * H if layer else E), (4 * H, H), (4 * H,), (4 * H,)] * 2
+
+    def call(lstm, x, h, c, *params):
+        with torch.autocast("cuda", low):
+            return lstm(x, (h, c), params, True, layers, 0.0, False, True, False)
+
+    compare(
+        lambda *tensors: call(functional.lstm, *tensors),
+        lambda *tensors: call(torch.lstm, *tensors),
+        [torch.randn(shape) / 8 for shape in shapes],
+        torch.float32,
+    ).check()
+
+
+@pytest.mark.parametrize("low", HALF, ids=str)
+def test_autocast_cell(low):
+    B, E, H = 5, 11, 33
+    shapes = [(B, E), (B, H), (B, H), (4 * H, E), (4 * H, H), (4 * H,), (4 * H,)]
+
+    def call(cell, x, h, c, *weights):
+        with torch.autocast("cuda", low):
+            return cell(x, (h, c), *weights)
+
+    compare(
+        lambda *tensors: call(functional.lstm_cell, *tensors),
+        lambda *tensors: call(torch.lstm_cell, *tensors),
+        [torch.randn(shape) / 2 for shape in shapes],
+        torch.float32,
+    ).check()
+
+
+def test_a_forced_way_that_cannot_serve_is_refused(monkeypatch):
+    table, w_hh, state, ids, lengths = step_arguments()
+    for way, kind in (("block", torch.bfloat16), ("cluster", torch.float64), ("fast", None)):
+        monkeypatch.setenv("FASTCHAR_CUDA_LSTM", way)
+        tensors = [t.to(kind or t.dtype) for t in (table, w_hh, state)]
+        with pytest.raises(RuntimeError, match="FASTCHAR_CUDA_LSTM"):
+            run_step(*tensors, ids, lengths)
+
+
+def test_batches_beyond_one_grid():
+    """More tiles of 8 sequences than a grid has blocks along y."""
+    T, B, H = 2, 65535 * 8 + 9, 8
+    compare(
+        lambda *tensors: functional.ops.lstm_sequence(tensors[0], None, *tensors[1:], None, False),
+        lambda *tensors: reference.lstm_sequence(tensors[0], None, *tensors[1:], None, False)[:3],
+        [torch.randn(shape) / 4 for shape in ((T, B, 4 * H), (4 * H, H), (B, H), (B, H))],
+        torch.bfloat16,
+    ).check()
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -189,6 +286,22 @@ def test_loss(dtype, reduction):
         lambda *tensors: call(reference, *tensors),
         [torch.randn(N, H) / 4, torch.randn(V, H) / 4, torch.randn(V)],
         dtype,
+    ).check()
+
+
+def test_loss_in_chunks():
+    """Two chunks of tokens, and a weight gradient of more pieces than a grid has blocks along y."""
+    N, H, V = 1000, 1000, 9000
+    target = torch.randint(V, (N,))
+
+    def call(module, x, weight):
+        return (module.linear_cross_entropy(x, weight, target.to(x.device)),)
+
+    compare(
+        lambda *tensors: call(functional, *tensors),
+        lambda *tensors: call(reference, *tensors),
+        [torch.randn(N, H) / 8, torch.randn(V, H) / 8],
+        torch.float32,
     ).check()
 
 
@@ -250,6 +363,69 @@ def test_cuda_graph(way, monkeypatch):
         torch.cuda.synchronize()
         for one, other in zip(eager, captured, strict=True):
             assert torch.equal(one, other)
+
+
+def both_directions(dtype: torch.dtype, H: int):
+    """A call that gives a bidirectional model's results and its parameters' gradients."""
+    T, B, V = max(RAGGED), len(RAGGED), 11
+    model = fastchar.EmbeddingLSTM(V, 16, H, 2, bidirectional=True).to(DEVICE, dtype)
+    ids = unread_past_the_ends(torch.randint(V, (T, B), device=DEVICE))
+    lengths = torch.tensor(RAGGED, device=DEVICE)
+
+    def call() -> list[Tensor]:
+        y, (h, c) = model(ids, lengths=lengths)
+        loss = y.float().square().sum() + h.float().sum() + c.float().sum()
+        return [y, h, c, *torch.autograd.grad(loss, list(model.parameters()))]
+
+    return call
+
+
+BOTH = [(torch.bfloat16, 100), (torch.float16, 300), (torch.float16, 600), (torch.float32, 40)]
+
+
+@pytest.mark.parametrize(("dtype", "H"), BOTH, ids=str)
+def test_both_directions_at_once(dtype, H, monkeypatch):
+    """The bits of one direction after the other, also while memory is freed and used again."""
+    call = both_directions(dtype, H)
+    with monkeypatch.context() as patch:
+        patch.setattr(streams, "may_overlap", lambda *_: False)
+        expected = call()
+    for size in (1, 10, 100, 1000, 10000) * 4:
+        found = call()
+        torch.full((size * 50,), float("nan"), device=DEVICE)  # takes what was freed, and fills it
+        for one, other in zip(found, expected, strict=True):
+            assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize(("dtype", "H"), BOTH, ids=str)
+def test_cuda_graph_of_both_directions(dtype, H):
+    """The fork and the join are captured, those of the backward too."""
+    call = both_directions(dtype, H)
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        eager = [call() for _ in range(3)][-1]
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = call()
+    for _ in range(3):
+        graph.replay()
+        torch.cuda.synchronize()
+        for one, other in zip(eager, captured, strict=True):
+            assert torch.equal(one, other)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+@pytest.mark.parametrize("way", ["", "grid", "steps"])
+def test_another_device_than_the_current_one(way, monkeypatch):
+    monkeypatch.setenv("FASTCHAR_CUDA_LSTM", way)
+    arguments = step_arguments()
+    there = run_step(*(t.to("cuda:1") for t in arguments))
+    assert torch.cuda.current_device() == 0
+    for one, other in zip(run_step(*arguments), there, strict=True):
+        assert other.device.index == 1
+        torch.testing.assert_close(one, other.to(DEVICE))
 
 
 def test_torch_lstm_is_the_judge_too():

@@ -1,12 +1,16 @@
 """What benchmarks/gpu_check.py can promise without a GPU: a report, and a clear refusal."""
 
+import json
+import re
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
 
-from benchmarks import gpu_check
+from benchmarks import gpu_check, gpu_points
 
 MADE_UP = {  # no measurement: numbers that are easy to follow
     "gpu": "No GPU",
@@ -15,15 +19,21 @@ MADE_UP = {  # no measurement: numbers that are easy to follow
     "cuda": "0",
     "driver": "0",
     "checks": [
-        {"command": "a", "passed": True, "seconds": 1.0, "summary": "3 passed", "output": ""},
-        {"command": "b", "passed": False, "seconds": 2.0, "summary": "", "output": "why"},
+        {
+            **{"what": "A", "command": "a", "passed": True, "seconds": 1.0},
+            **{"summary": "3 passed", "output": ""},
+        },
+        {
+            **{"what": "B", "command": "b", "passed": False, "seconds": 2.0},
+            **{"summary": "", "output": "why"},
+        },
     ],
     "benchmarks": {
         "embedding_backward": [
             {
                 "point": {"V": 64, "N": 10, "D": 8, "dtype": "float32", "skewed": False},
                 "seconds": {"fastchar": 2e-6, "torch": 8e-6, "copy": 2e-6},
-                "eager": [],
+                "eager": {},
                 "bandwidth": 0.5,
             },
             {"point": {"V": 64, "N": 10, "D": 9}, "error": "out of memory"},
@@ -34,11 +44,15 @@ MADE_UP = {  # no measurement: numbers that are easy to follow
                     **{"H": 512, "B": 32, "T": 100, "layers": 1, "bidirectional": False},
                     **{"ragged": False, "dtype": "bf16"},
                 },
-                "forward": {"seconds": {"fastchar": 2e-4, "torch": 3e-4}, "eager": []},
-                "training": {"seconds": {"fastchar": 4e-4, "torch": 4e-4}, "eager": ["torch"]},
+                "forward": {"seconds": {"fastchar": 2e-4, "torch": 3e-4}, "eager": {}},
+                "training": {
+                    "seconds": {"fastchar": 4e-4, "torch": 4e-4},
+                    "eager": {"torch": "why"},
+                },
             }
         ],
         "left_out": 7,
+        "problems": ["hung for 40 s: "],
     },
 }
 
@@ -46,7 +60,9 @@ MADE_UP = {  # no measurement: numbers that are easy to follow
 def test_report():
     """Ratios, microseconds a step, the share of the floor and of the bandwidth, and failures."""
     text = gpu_check.markdown(MADE_UP)
-    assert "| `b` | FAILED | 2.0 |" in text
+    assert "| B | FAILED | 2.0 |" in text
+    assert "B FAILED: `b`\n\n```\nwhy\n```" in text
+    assert "started again: hung" in text
     assert "| 64 | 10 | 8 | float32 | False | 2.0 | 4.00 | 50 % |" in text
     assert "out of memory" in text
     assert "| 2.00 | 50 % | 1.50* | 1.00* |" in text
@@ -54,11 +70,132 @@ def test_report():
 
 
 def test_checks_report_failures():
-    """A command that fails or takes too long is a failed check with its output."""
-    failed = gpu_check.run([sys.executable, "-c", "print('1 failed'); raise SystemExit(3)"], 60)
+    """A command that fails is a failed check with its output; without time it is not run."""
+    command = [sys.executable, "-c", "print('1 failed'); raise SystemExit(3)"]
+    failed = gpu_check.run("it", command, 60)
     assert not failed["passed"]
     assert failed["summary"] == "1 failed"
-    assert not gpu_check.run([sys.executable, "-c", "import time; time.sleep(30)"], 1)["passed"]
+    assert failed["output"] == "1 failed\n"
+    late = gpu_check.run("it", command, 4)
+    assert (late["passed"], late["seconds"]) == (False, 0)
+    assert "no time left" in late["summary"]
+
+
+@pytest.mark.skipif(not Path("/proc").exists(), reason="looks for a process in /proc")
+def test_a_check_that_hangs_is_killed_with_its_children(tmp_path):
+    """And what it printed is kept: the test that hangs is the last one that pytest -vv names."""
+    child = f"import os, time; open({str(tmp_path / 'child')!r}, 'w').write(str(os.getpid())); "
+    parent = "import subprocess, sys; print('started'); subprocess.run([sys.executable, '-c', "
+    command = [sys.executable, "-c", f"{parent}{child + 'time.sleep(90)'!r}])"]
+    start = time.monotonic()
+    hung = gpu_check.run("it", command, 8)
+    assert time.monotonic() - start < 60
+    assert not hung["passed"]
+    assert hung["summary"] == "not finished after 8 s"
+    assert hung["output"] == "started\n"
+    status = Path("/proc", (tmp_path / "child").read_text(), "stat")
+    for _ in range(50):  # dead, and perhaps not buried
+        if not status.exists() or status.read_text().rpartition(")")[2].split()[0] == "Z":
+            return
+        time.sleep(0.1)
+    pytest.fail("the child goes on")
+
+
+# Fails at its first point, hangs at its second when started again, measures a third; then its time
+# is up. Each number is a point of the grid.
+WORKER = """
+import json, sys, time
+file = open(sys.argv[1], "a+")
+file.seek(0)
+number = len({json.loads(line)["number"] for line in file})
+def write(**more):
+    entry = {"number": number, "group": "embedding_backward", "point": {"V": number}, **more}
+    print(json.dumps(entry), file=file, flush=True)
+write()
+if number == 0:
+    raise SystemExit("out of luck")
+if number == 1:
+    time.sleep(60)
+write(seconds={"fastchar": 1})
+"""
+
+
+def test_benchmarks_go_on_after_a_failure(tmp_path, monkeypatch):
+    """A point whose process fails or hangs has no result; the others have theirs."""
+    (tmp_path / "worker.py").write_text(WORKER)
+    monkeypatch.setattr(gpu_check, "POINTS", [sys.executable, str(tmp_path / "worker.py")])
+    monkeypatch.setattr(gpu_check, "A_POINT", 2)
+    groups = gpu_check.benchmarks(lambda: 100.0, tmp_path / "points")
+    failed, hung, measured = groups["embedding_backward"]
+    assert "no result" in failed["error"]
+    assert "no result" in hung["error"]
+    assert measured == {"point": {"V": 2}, "seconds": {"fastchar": 1}}
+    assert groups["left_out"] == len(gpu_points.points()) - 3
+    assert ["exit code 1" in groups["problems"][0], "hung" in groups["problems"][1]] == [True] * 2
+    assert "out of luck" in groups["problems"][0]
+
+
+def test_a_killed_worker_s_last_line_is_no_result(tmp_path):
+    file = tmp_path / "points"
+    file.write_text('{"number": 4, "point": 1}\n{"number": 5, "poi')
+    assert list(gpu_points.done(file)) == [4]
+
+
+def test_the_report_is_written_after_every_part(tmp_path, monkeypatch):
+    """An end in the middle leaves what was found before; a library that doesn't load is the end."""
+    checks = MADE_UP["checks"]
+
+    def run(_):
+        for check in checks:
+            yield check
+            assert (tmp_path / "gpu_check.md").exists()
+            found = json.loads((tmp_path / "gpu_check.json").read_text())
+            assert found["checks"][-1] == check
+
+    monkeypatch.setenv("OUT", str(tmp_path))
+    monkeypatch.setattr(gpu_check, "checks", run)
+    monkeypatch.setattr(gpu_check, "benchmarks", lambda *_: pytest.fail("nothing to measure"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "No GPU")
+    assert gpu_check.main() == 1
+
+
+def test_the_goals_are_measured_first():
+    first = [point for _, point, _ in gpu_points.points()[:12]]
+    assert sum(p.get("N") == 1_000_000 and p["D"] == 512 for p in first) == 8
+    assert {p["B"] for p in first if "H" in p} == {1, 32, 128, 512}
+
+
+def test_every_parity_test_is_in_one_group():
+    """gpu_check runs them in groups, by what their names contain."""
+    command = [sys.executable, "-m", "pytest", "-q", "--collect-only", gpu_check.PARITY]
+    options = ["-p", "no:cacheprovider", "-o", "addopts="]
+    done = subprocess.run([*command, *options], capture_output=True, text=True, cwd=gpu_check.ROOT)
+    names = [line.partition("::")[2] for line in done.stdout.splitlines() if "::" in line]
+    assert len(names) > 100
+
+    def selects(expression: str, name: str) -> bool:
+        words = re.sub(r"(?!(?:and|or|not)\b)\b\w+", lambda m: str(m[0] in name), expression)
+        return bool(eval(words))
+
+    for name in names:
+        groups = [what for what, (_, e) in gpu_check.GROUPS.items() if selects(e, name)]
+        assert len(groups) == 1, (name, groups)
+
+
+def test_it_needs_only_torch_and_the_test_tools():
+    """What it imports, the tests that it runs included, is there on the GPU machine of record."""
+    absent = "lightning matplotlib numpy optuna pandas rapidfuzz rich safetensors scipy stanza"
+    absent += " tensorboard torchmetrics typer yaml expecttest"
+    code = f"""
+import sys
+sys.modules.update(dict.fromkeys({absent.split()!r}))  # None: an import of it fails
+sys.path.insert(0, "tests")
+import benchmarks.gpu_check, benchmarks.gpu_sanitize
+import conftest, test_cuda_parity, test_cuda_build
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, cwd=gpu_check.ROOT)
+    assert done.returncode == 0, done.stderr.decode()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -64,6 +64,7 @@ def _ninja_file(target: Path, nvcc: str, names: str) -> str:
     compile_flags = [
         "-std=c++17",
         "-O3",
+        "-lineinfo",  # for compute-sanitizer and profilers
         "--expt-relaxed-constexpr",
         "-Xcompiler=-fPIC,-fvisibility=hidden",
         "-Xptxas=-v",

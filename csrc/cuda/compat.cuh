@@ -90,6 +90,25 @@ FASTCHAR_INLINE bfloat16 narrow<bfloat16>(float x) {
   return __float2bfloat16_rn(x);
 }
 
+// x as the tensor cores take it: fp32 as TF32, to nearest with ties away from zero. What reads
+// it is not compiled for less than sm_80.
+template <class T>
+FASTCHAR_INLINE T for_mma(T x) {
+  return x;
+}
+template <>
+FASTCHAR_INLINE float for_mma<float>(float x) {
+#if defined(FASTCHAR_EMULATOR)
+  return emu::round_to_tf32(x);
+#elif __CUDA_ARCH__ >= 800
+  uint32_t bits;
+  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(x));
+  return __uint_as_float(bits);
+#else
+  return x;
+#endif
+}
+
 // The gates' functions, for cell_math.h. expf and tanhf are within 2 ULP (CUDA C++ Programming
 // Guide, 5.5), so sigmoid is within 4; expf overflows to Inf, whose sigmoid is 0.
 FASTCHAR_INLINE float sigmoid(float x) { return 1.f / (1.f + expf(-x)); }
@@ -143,7 +162,8 @@ FASTCHAR_INLINE void store_release(int* flag, int value) {
   asm volatile("st.release.gpu.global.s32 [%0], %1;" ::"l"(flag), "r"(value) : "memory");
 }
 
-// Past L1, which may hold what stood there before another block wrote.
+// Past L1, which may hold what stood there before another block wrote; and, unlike an __ldcg of
+// some versions of CUDA, not to be moved over the flag that says that it did.
 template <class T>
 FASTCHAR_INLINE T load_from_l2(const T* address) {
   static_assert(sizeof(T) == 16, "16 bytes at once");
@@ -151,7 +171,10 @@ FASTCHAR_INLINE T load_from_l2(const T* address) {
     uint4 bits;
     T value;
   } u;
-  u.bits = __ldcg(reinterpret_cast<const uint4*>(address));
+  asm volatile("ld.global.cg.v4.u32 {%0,%1,%2,%3}, [%4];"
+               : "=r"(u.bits.x), "=r"(u.bits.y), "=r"(u.bits.z), "=r"(u.bits.w)
+               : "l"(address)
+               : "memory");
   return u.value;
 }
 

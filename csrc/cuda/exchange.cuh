@@ -121,18 +121,17 @@ struct GridExchange {
   static constexpr int kGlobalTile = Shape::kBatch * Shape::kDepth;
   static constexpr int kElements = kTile + Stage<Shape>::kElements;
 
+  const Params& p;  // the kernel's: its pointers take no registers
   T* tile;
   Stage<Shape> stage;
-  T* global;
-  int* flags;
   int columns;
 
   FASTCHAR_INLINE GridExchange(const Params& p, T* memory, int columns)
-      : tile(memory),
-        stage{memory + kTile},
-        global(p.tiles + static_cast<int64_t>(blockIdx.y) * 2 * kGlobalTile),
-        flags(p.flags + blockIdx.y * gridDim.x),
-        columns(columns) {}
+      : p(p), tile(memory), stage{memory + kTile}, columns(columns) {}
+  FASTCHAR_INLINE T* global(int step) const {
+    return p.tiles + static_cast<int64_t>(blockIdx.y * 2 + step % 2) * kGlobalTile;
+  }
+  FASTCHAR_INLINE int* flags() const { return p.flags + blockIdx.y * gridDim.x; }
   FASTCHAR_INLINE void begin() {
     zero_tiles<Shape>(tile, 1);
     __syncthreads();
@@ -140,7 +139,7 @@ struct GridExchange {
   FASTCHAR_INLINE T* slice(int column) { return stage.memory + column * Shape::kSlice; }
   FASTCHAR_INLINE void publish(int step) {
     __syncthreads();
-    T* own = global + step % 2 * kGlobalTile + blockIdx.x * Shape::kSlice;
+    T* own = global(step) + blockIdx.x * Shape::kSlice;
     stage.send(columns, 1,
                [&](int, int column, int element, const typename Stage<Shape>::Piece& piece) {
                  T* to = own + column * Shape::kDepth + element;
@@ -149,18 +148,18 @@ struct GridExchange {
     __syncthreads();
     if (threadIdx.x == 0) {
       __threadfence();
-      store_release(flags + blockIdx.x, step);
+      store_release(flags() + blockIdx.x, step);
     }
   }
   FASTCHAR_INLINE const T* acquire(int step) {
     if (threadIdx.x < gridDim.x) {
-      while (load_acquire(flags + threadIdx.x) < step) {
+      while (load_acquire(flags() + threadIdx.x) < step) {
       }
     }
     __syncthreads();
     constexpr int kPiece = Stage<Shape>::kPiece;
     const int pieces = gridDim.x * Stage<Shape>::kPieces;  // of a column
-    const T* from = global + step % 2 * kGlobalTile;
+    const T* from = global(step);
     for (int i = threadIdx.x; i < columns * pieces; i += kThreads) {
       const int column = i / pieces, element = i % pieces * kPiece;
       *reinterpret_cast<typename Stage<Shape>::Piece*>(tile + column * Product<Shape>::kPitch +

@@ -14,17 +14,38 @@
 
 namespace fastchar::cuda {
 
+inline void check_launch(const char* op, cudaError_t error) {
+  if (error == cudaSuccess) return;
+  throw std::runtime_error(std::string("fastchar::") + op + ": " + cudaGetErrorName(error) +
+                           ": " + cudaGetErrorString(error));
+}
+inline void check_launch(const char* op) { check_launch(op, cudaGetLastError()); }
+
 // Makes the tensor's device the current one while it lives.
 class OnDevice {
  public:
   explicit OnDevice(const Tensor& t)
-      : index_(static_cast<int32_t>(t.get_device_index())), guard_(index_) {}
+      : index_(static_cast<int32_t>(t.get_device_index())), guard_(index_) {
+    // The guard tells torch's CUDA runtime. nvcc links this library one of its own, which
+    // launches on the device that it was told of. (A CPU tensor, -1, is refused later, by
+    // name.)
+    if (index_ >= 0) check_launch("device", cudaSetDevice(index_));
+  }
 
   int index() const { return index_; }
   cudaStream_t stream() const {
     void* stream = nullptr;
     STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(index_, &stream));
     return static_cast<cudaStream_t>(stream);
+  }
+  // What the code of `kernel` that runs here was compiled for, 90 for sm_90; 0 if there is
+  // none.
+  template <class Kernel>
+  int architecture(Kernel* kernel) const {
+    cudaFuncAttributes about{};
+    if (cudaFuncGetAttributes(&about, kernel) == cudaSuccess) return about.ptxVersion;
+    cudaGetLastError();  // the launch of what then runs will say it
+    return 0;
   }
   int attribute(cudaDeviceAttr name) const {
     int value = 0;
@@ -36,13 +57,6 @@ class OnDevice {
   int32_t index_;
   torch::stable::accelerator::DeviceGuard guard_;
 };
-
-inline void check_launch(const char* op, cudaError_t error) {
-  if (error == cudaSuccess) return;
-  throw std::runtime_error(std::string("fastchar::") + op + ": " + cudaGetErrorName(error) +
-                           ": " + cudaGetErrorString(error));
-}
-inline void check_launch(const char* op) { check_launch(op, cudaGetLastError()); }
 
 // A dense argument on the device of `like`.
 inline void check_dense_on(const Tensor& like, const char* op, const char* arg, const Tensor& t,

@@ -12,6 +12,7 @@ namespace {
 
 constexpr int64_t kChunkLogits = 1 << 23;
 constexpr int64_t kBiasRows = 256;  // tokens whose gradients one block of sum_rows adds up
+static_assert(kChunkLogits / kBiasRows < 65536, "pieces of a chunk, along the grid's y");
 
 struct Problem {
   Problem(const char* op, const Tensor& input, const Tensor& weight,
@@ -94,7 +95,7 @@ void sum_all_rows(const T* from, Out* out, int64_t N, int64_t columns, int64_t p
   with_pack<T>(
       columns % (16 / static_cast<int64_t>(sizeof(T))) == 0 && aligned_to_16(from),
       [&](auto n) {
-        const dim3 grid(blocks_for(N, piece), static_cast<unsigned>(column_tiles<n>(columns)));
+        const dim3 grid(static_cast<unsigned>(column_tiles<n>(columns)), blocks_for(N, piece));
         sum_rows<T, Out, n><<<grid, kRowThreads, 0, stream>>>(from, out, N, columns, piece);
       });
 }

@@ -1,11 +1,13 @@
 // The sequence LSTM on CUDA: the ops' launchers, and the way without a resident W_hh.
 #include "lstm.h"
 
+#include <cstdlib>
 #include <tuple>
 
 #include "before.cuh"
 #include "embedding.h"
 #include "steps.cuh"
+#include "ways.h"
 
 namespace fastchar::cuda {
 namespace {
@@ -49,6 +51,15 @@ void backward_by_steps(const LstmSequenceBackwardParams<T>& p, const SequenceTen
   }
   backward_end<T><<<blocks, kPointwiseThreads, 0, device.stream()>>>(
       p, p.steps ? data<T>(recurrent) : nullptr, data<Acc<T>>(dh), data<Acc<T>>(dc), last_t);
+}
+
+// Nothing else served; not what somebody asked for who forced another way.
+void check_steps_allowed(const char* op) {
+  bool forced;
+  if (parse_way(std::getenv("FASTCHAR_CUDA_LSTM"), &forced) == Way::kSteps) return;
+  throw std::runtime_error(std::string("fastchar::") + op +
+                           ": FASTCHAR_CUDA_LSTM forces a kernel that doesn't serve this size, "
+                           "type or device");
 }
 
 // Lengths stay on the device, unread by the host: the kernels clamp them to 0..T.
@@ -125,7 +136,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> lstm_sequence(
     SequenceTensors tensors{w_hh};
     tensors.h0 = &h0;
     tensors.h_n = &h_n;
-    if (!resident_forward_launch(p, tensors, device)) forward_by_steps(p, tensors, device);
+    if (!resident_forward_launch(p, tensors, device)) {
+      check_steps_allowed(op);
+      forward_by_steps(p, tensors, device);
+    }
     check_launch(op);
   });
   return {y, h_n, c_n, act, cell};
@@ -206,6 +220,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> lstm_sequence_backward(
     SequenceTensors tensors{w_hh};
     tensors.grad_gates = &grad_gates;
     if (B * H > 0 && !resident_backward_launch(p, tensors, device)) {
+      check_steps_allowed(op);
       backward_by_steps(p, tensors, device);
     }
     if (T * B * H > 0) {

@@ -15,25 +15,30 @@ struct SequenceTensors {
   Tensor* grad_gates = nullptr;
 };
 
+// Whether this thread's fp32 sequences may be computed as TF32.
+bool tf32_allowed();
+
 // False, and nothing launched, where no resident kernel serves: the type, H, the device.
 bool resident_forward_launch(const LstmSequenceParams<half>& p, const SequenceTensors& tensors,
                              const OnDevice& device);
 bool resident_forward_launch(const LstmSequenceParams<bfloat16>& p,
                              const SequenceTensors& tensors, const OnDevice& device);
+bool resident_forward_launch(const LstmSequenceParams<float>& p, const SequenceTensors& tensors,
+                             const OnDevice& device);
 bool resident_backward_launch(const LstmSequenceBackwardParams<half>& p,
                               const SequenceTensors& tensors, const OnDevice& device);
 bool resident_backward_launch(const LstmSequenceBackwardParams<bfloat16>& p,
                               const SequenceTensors& tensors, const OnDevice& device);
+bool resident_backward_launch(const LstmSequenceBackwardParams<float>& p,
+                              const SequenceTensors& tensors, const OnDevice& device);
 
-// fp32 and fp64 weights don't fit the tensor cores' fragments: a product per step.
-template <class T>
-bool resident_forward_launch(const LstmSequenceParams<T>&, const SequenceTensors&,
-                             const OnDevice&) {
+// fp64 has no tensor cores here: a product per step.
+inline bool resident_forward_launch(const LstmSequenceParams<double>&, const SequenceTensors&,
+                                    const OnDevice&) {
   return false;
 }
-template <class T>
-bool resident_backward_launch(const LstmSequenceBackwardParams<T>&, const SequenceTensors&,
-                              const OnDevice&) {
+inline bool resident_backward_launch(const LstmSequenceBackwardParams<double>&,
+                                     const SequenceTensors&, const OnDevice&) {
   return false;
 }
 

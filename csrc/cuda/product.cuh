@@ -1,7 +1,7 @@
 // A block's part of a product whose left operand stays in registers: weight [rows, depth] times
-// a tile [depth, batch] in shared memory, by mma.sync m16n8k16 with the weights as M, so that a
-// batch of 8 fills a tile. 16 warps share the rows and the depth; each holds 16 fragments of
-// the weights, 64 registers a thread.
+// a tile [depth, batch] in shared memory, by mma.sync m16n8k16 (fp32 as TF32: m16n8k8) with the
+// weights as M, so that a batch of 8 fills a tile. 16 warps share the rows and the depth; each
+// holds 16 fragments of the weights at most, 64 registers a thread.
 #pragma once
 
 #include "compat.cuh"
@@ -15,56 +15,82 @@ namespace fastchar::cuda {
 constexpr int kWarps = 16;
 constexpr int kThreads = kWarps * kWarp;
 
-// d += a b. Lane l holds, with g = l / 4 and q = 2 (l % 4), two neighbours at a time along
-// depth:
-//   a (row, depth): (g, q), (g + 8, q), (g, q + 8), (g + 8, q + 8)     b (depth, column): (q,
-//   g), (q + 8, g)     d (row, column): (g, q), (g, q + 1), (g + 8, q), (g + 8, q + 1)
+// Elements of the depth that one mma takes.
+template <class T>
+constexpr int kMmaDepth = 32 / sizeof(T);
+// Weights of a block: what its registers have room for.
+template <class T>
+constexpr int kWeights = kWarps * 16 * 16 * kMmaDepth<T>;
+
+// d += a b. Lane l holds, with g = l / 4 and q = 2 (l % 4),
+//   d (row, column):  (g, q), (g, q + 1), (g + 8, q), (g + 8, q + 1)
+// and of 16-bit types two neighbours at a time along depth:
+//   a (row, depth):   (g, q), (g + 8, q), (g, q + 8), (g + 8, q + 8)
+//   b (depth, column):  (q, g), (q + 8, g)
+// of fp32 one: a (g, q), (g + 8, q), (g, q + 1), (g + 8, q + 1) and b (q, g), (q + 1, g). PTX
+// has l % 4 and l % 4 + 4 there in place of q and q + 1: the order along depth, which a and b
+// share, is nothing to their product, and this one makes b one load.
 #if defined(FASTCHAR_EMULATOR)
 template <class T>
 void mma(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-  emu::mma_16x8x16<T>(d, a, b0, b1, [](T x) { return widen(x); });
+  if constexpr (sizeof(T) == 4) {
+    emu::mma_16x8x8(d, a, b0, b1);
+  } else {
+    emu::mma_16x8x16<T>(d, a, b0, b1, [](T x) { return widen(x); });
+  }
 }
 #else
 template <class T>
 FASTCHAR_INLINE void mma(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
 
 #if __CUDA_ARCH__ >= 800
-#define FASTCHAR_MMA(type)                                                  \
-  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32." type "." type       \
+#define FASTCHAR_MMA(shape, type)                                           \
+  asm volatile("mma.sync.aligned." shape ".row.col.f32." type "." type      \
                ".f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};" \
                : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])             \
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1))
 #else
-#define FASTCHAR_MMA(type) __trap()  // the launcher takes another way there
+#define FASTCHAR_MMA(shape, type) __trap()  // the launcher takes another way there
 #endif
 template <>
 FASTCHAR_INLINE void mma<half>(float (&d)[4], const uint32_t (&a)[4], uint32_t b0,
                                uint32_t b1) {
-  FASTCHAR_MMA("f16");
+  FASTCHAR_MMA("m16n8k16", "f16");
 }
 template <>
 FASTCHAR_INLINE void mma<bfloat16>(float (&d)[4], const uint32_t (&a)[4], uint32_t b0,
                                    uint32_t b1) {
-  FASTCHAR_MMA("bf16");
+  FASTCHAR_MMA("m16n8k16", "bf16");
+}
+template <>
+FASTCHAR_INLINE void mma<float>(float (&d)[4], const uint32_t (&a)[4], uint32_t b0,
+                                uint32_t b1) {
+  FASTCHAR_MMA("m16n8k8", "tf32");
 }
 #undef FASTCHAR_MMA
 #endif
 
-// The four registers of a thread's part of 16 x 16 weights.
+// The four registers of a thread's part of 16 x kMmaDepth weights.
 using Fragment = Pack<uint32_t, 4>;
 
-// Shape has the element type T, kRows, kDepth, kBatch, how a warp's fragments lie (kTilesM x
-// kTilesK), and the weights themselves: weight(w_hh, H, block, row, depth) -> T.
+// Shape has the element type T, kRows, kDepth, kBatch, kTilesM (how many of a warp's fragments
+// lie below each other), and the weights themselves: weight(w_hh, H, block, row, depth) -> T.
 template <class Shape>
 struct Product {
   using T = typename Shape::T;
-  static constexpr int M = Shape::kTilesM, K = Shape::kTilesK;
+  static constexpr int M = Shape::kTilesM;
   static constexpr int kRowGroups = Shape::kRows / (16 * M);
   static constexpr int kSplits = kWarps / kRowGroups;  // warps that share the depth of a row
-  static_assert(kSplits * 16 * K == Shape::kDepth, "the warps' parts make the whole");
+  static constexpr int kStep = kMmaDepth<T>;
+  static constexpr int K = Shape::kDepth / (kSplits * kStep);  // a warp's fragments are M x K
+  static constexpr int kFragments = M * K;
+  static_assert(kRowGroups * 16 * M == Shape::kRows && kSplits * kRowGroups == kWarps &&
+                    kSplits * kStep * K == Shape::kDepth && kFragments <= 16,
+                "the warps' parts make the whole");
 
   // Elements from one column of the tile to the next, in shared memory: 4 banks more than a
-  // multiple of 32, so that a fragment's 8 columns lie in different ones.
+  // multiple of 32 (8 of fp32, whose loads are of two), so that a fragment's columns lie in
+  // different ones.
   static constexpr int kPitch = Shape::kDepth + 8;
   // Likewise for the sums, in floats: the columns q and q + 1 of the four q lie 8 banks apart.
   static constexpr int kSumPitch = Shape::kRows + 4;
@@ -74,21 +100,25 @@ struct Product {
 
   FASTCHAR_INLINE static int split() { return threadIdx.x / kWarp / kRowGroups; }
   FASTCHAR_INLINE static int first_row() { return threadIdx.x / kWarp % kRowGroups * 16 * M; }
-  FASTCHAR_INLINE static int first_depth() { return split() * 16 * K; }
+  FASTCHAR_INLINE static int first_depth() { return split() * kStep * K; }
 
   // This thread's part of fragment f = m K + k.
   FASTCHAR_INLINE static Fragment fragment(const T* w_hh, int H, int block, int f) {
+    constexpr int kPair = 4 / sizeof(T);  // elements of a register
     const int lane = threadIdx.x % kWarp;
     union {
-      T pair[4][2];
+      T element[4][kPair];
       Fragment bits;
     } u;
 #pragma unroll
     for (int r = 0; r < 4; ++r) {
       const int row = first_row() + f / K * 16 + lane / 4 + r % 2 * 8;
-      const int depth = first_depth() + f % K * 16 + lane % 4 * 2 + r / 2 * 8;
-      u.pair[r][0] = Shape::weight(w_hh, H, block, row, depth);
-      u.pair[r][1] = Shape::weight(w_hh, H, block, row, depth + 1);
+      const int depth =
+          first_depth() + f % K * kStep + lane % 4 * 2 + r / 2 * (kPair == 2 ? 8 : 1);
+#pragma unroll
+      for (int e = 0; e < kPair; ++e) {
+        u.element[r][e] = for_mma(Shape::weight(w_hh, H, block, row, depth + e));
+      }
     }
     return u.bits;
   }
@@ -96,8 +126,8 @@ struct Product {
   // packed: see pack_weights.
   FASTCHAR_INLINE void load(const Fragment* packed) {
 #pragma unroll
-    for (int f = 0; f < M * K; ++f) {
-      const Fragment fragment = packed[(blockIdx.x * M * K + f) * kThreads + threadIdx.x];
+    for (int f = 0; f < kFragments; ++f) {
+      const Fragment fragment = packed[(blockIdx.x * kFragments + f) * kThreads + threadIdx.x];
 #pragma unroll
       for (int r = 0; r < 4; ++r) weight[f / K][f % K][r] = fragment.value[r];
     }
@@ -113,11 +143,10 @@ struct Product {
       const T* column = tile + (first + lane / 4) * kPitch + first_depth() + lane % 4 * 2;
 #pragma unroll
       for (int k = 0; k < K; ++k) {
-        if (first_depth() + 16 * k >= depth) break;
-        const uint32_t b0 = *reinterpret_cast<const uint32_t*>(column + 16 * k);
-        const uint32_t b1 = *reinterpret_cast<const uint32_t*>(column + 16 * k + 8);
+        if (first_depth() + kStep * k >= depth) break;
+        const Pack<uint32_t, 2> b = pairs(column + kStep * k);
 #pragma unroll
-        for (int m = 0; m < M; ++m) mma<T>(d[m], weight[m][k], b0, b1);
+        for (int m = 0; m < M; ++m) mma<T>(d[m], weight[m][k], b.value[0], b.value[1]);
       }
       float* sum = sums + (split() * Shape::kBatch + first + lane % 4 * 2) * kSumPitch +
                    first_row() + lane / 4;
@@ -128,6 +157,16 @@ struct Product {
         sum[16 * m + 8] = d[m][2];
         sum[16 * m + 8 + kSumPitch] = d[m][3];
       }
+    }
+  }
+
+  // This thread's part of the tile's fragment at `column`.
+  FASTCHAR_INLINE static Pack<uint32_t, 2> pairs(const T* column) {
+    if constexpr (sizeof(T) == 4) {
+      return *reinterpret_cast<const Pack<uint32_t, 2>*>(column);
+    } else {
+      return {*reinterpret_cast<const uint32_t*>(column),
+              *reinterpret_cast<const uint32_t*>(column + 8)};
     }
   }
 

@@ -9,16 +9,21 @@
 
 namespace fastchar::cuda {
 
-// H <= 128 * kParts; a team has ceil(H / kUnits) blocks.
-template <class T_, int kParts, int kBatch_>
+// Hidden units of a block of the kernels for H <= kHidden, with all their gates' weights.
+template <class T, int kHidden>
+constexpr int kBlockUnits =
+    kWeights<T> / 4 / kHidden < kHidden ? kWeights<T> / 4 / kHidden : kHidden;
+
+// H <= kHidden; a team has ceil(H / kUnits) blocks.
+template <class T_, int kHidden, int kBatch_>
 struct ForwardShape {
   using T = T_;
   static constexpr int kBatch = kBatch_;
-  static constexpr int kUnits = 128 / kParts;  // hidden units of a block
-  static constexpr int kRows = 4 * kUnits;     // gate after gate
-  static constexpr int kDepth = 128 * kParts;  // h
+  static constexpr int kUnits = kBlockUnits<T, kHidden>;  // hidden units of a block
+  static constexpr int kRows = 4 * kUnits;                // gate after gate
+  static constexpr int kDepth = kHidden;                  // h
   static constexpr int kSlice = kUnits;
-  static constexpr int kTilesM = 2, kTilesK = 8;
+  static constexpr int kTilesM = 2;
 
   FASTCHAR_INLINE static T weight(const T* w_hh, int H, int block, int row, int depth) {
     const int gate = row / kUnits, unit = block * kUnits + row % kUnits;
@@ -27,16 +32,15 @@ struct ForwardShape {
   }
 };
 
-template <class T_, int kParts, int kBatch_>
+template <class T_, int kHidden, int kBatch_>
 struct BackwardShape {
   using T = T_;
   static constexpr int kBatch = kBatch_;
-  static constexpr int kUnits = 128 / kParts;
+  static constexpr int kUnits = kBlockUnits<T, kHidden>;
   static constexpr int kRows = kUnits;
-  static constexpr int kDepth =
-      4 * 128 * kParts;  // gate gradients, the four of a unit together
+  static constexpr int kDepth = 4 * kHidden;  // gate gradients, the four of a unit together
   static constexpr int kSlice = 4 * kUnits;
-  static constexpr int kTilesM = 1, kTilesK = 16;
+  static constexpr int kTilesM = 1;
 
   FASTCHAR_INLINE static T weight(const T* w_hh, int H, int block, int row, int depth) {
     const int unit = block * kUnits + row, gate = depth % 4, from = depth / 4;
@@ -88,7 +92,8 @@ __global__ void __launch_bounds__(kThreads, 1)
     mine[j] = Own::exists(j) && column < columns && unit < p.H;
     if (mine[j]) state[j].begin(p, b0 + column, unit);
     if (Own::exists(j) && column < columns) {
-      exchange.slice(column)[Own::unit(j)] = narrow<T>(mine[j] ? state[j].h : 0.f);
+      const T h = narrow<T>(mine[j] ? state[j].h : 0.f);
+      exchange.slice(column)[Own::unit(j)] = for_mma(h);
     }
   }
   exchange.publish(1);
@@ -112,7 +117,7 @@ __global__ void __launch_bounds__(kThreads, 1)
             Product<Shape>::sum(sums, gate * Shape::kUnits + Own::unit(j), Own::column(j));
       }
       state[j].step(p, t, input[j], recurrent);
-      exchange.slice(Own::column(j))[Own::unit(j)] = narrow<T>(state[j].h);
+      exchange.slice(Own::column(j))[Own::unit(j)] = for_mma(narrow<T>(state[j].h));
     }
     exchange.publish(s + 2);
   }
@@ -163,6 +168,8 @@ __global__ void __launch_bounds__(kThreads, 1)
         if (s < p.steps) state[j].step(p, t, grad.value);
       }
       if (s < p.steps && Own::exists(j) && Own::column(j) < columns) {
+#pragma unroll
+        for (int gate = 0; gate < 4; ++gate) grad.value[gate] = for_mma(grad.value[gate]);
         store_pack<T, 4>(exchange.slice(Own::column(j)) + 4 * Own::unit(j), grad);
       }
     }

@@ -4,10 +4,10 @@
 namespace fastchar::cuda {
 namespace {
 
-template <class T, int kParts, int kBatch, template <class> class Exchange>
+template <class T, int kHidden, int kBatch, template <class> class Exchange>
 bool launch(const LstmSequenceBackwardParams<T>& p, const SequenceTensors& tensors,
             const OnDevice& device) {
-  using Shape = BackwardShape<T, kParts, kBatch>;
+  using Shape = BackwardShape<T, kHidden, kBatch>;
   return Resident<Shape, Exchange<Shape>, LstmSequenceBackwardParams<T>,
                   resident_backward<Shape, Exchange<Shape>>>(p, tensors, device)
       .launch();
@@ -18,17 +18,22 @@ bool launch(const LstmSequenceBackwardParams<T>& p, const SequenceTensors& tenso
 template <class T>
 bool launch_any(const LstmSequenceBackwardParams<T>& p, const SequenceTensors& tensors,
                 const OnDevice& device) {
-  return launch_by_rule(p.H, device, [&](Way way, int parts) {
-    if (way == Way::kBlock) {
-      return parts == 1 && launch<T, 1, 8, BlockExchange>(p, tensors, device);
-    }
+  constexpr bool kFp32 = sizeof(T) == 4;
+  constexpr int kSmall = kFp32 ? 64 : 128;
+  const auto kernel = pack_weights<BackwardShape<T, kSmall, 8>>;
+  return launch_by_rule(p.H, kFp32, device, kernel, [&](Way way, int hidden) {
+    if (way == Way::kBlock) return launch<T, kSmall, 8, BlockExchange>(p, tensors, device);
     if (way == Way::kCluster) {
-      if (parts == 2) return launch<T, 2, 16, ClusterExchange>(p, tensors, device);
-      return parts == 4 && launch<T, 4, 16, ClusterExchange>(p, tensors, device);
+      if (hidden == 2 * kSmall) {
+        return launch<T, 2 * kSmall, 16, ClusterExchange>(p, tensors, device);
+      }
+      return launch<T, 4 * kSmall, 16, ClusterExchange>(p, tensors, device);
     }
-    if (parts == 2) return launch<T, 2, 16, GridExchange>(p, tensors, device);
-    if (parts == 4) return launch<T, 4, 16, GridExchange>(p, tensors, device);
-    return launch<T, 8, 16, GridExchange>(p, tensors, device);
+    if (hidden == 2 * kSmall)
+      return launch<T, 2 * kSmall, kFp32 ? 8 : 16, GridExchange>(p, tensors, device);
+    if (hidden == 4 * kSmall)
+      return launch<T, 4 * kSmall, 16, GridExchange>(p, tensors, device);
+    return launch<T, 8 * kSmall, 16, GridExchange>(p, tensors, device);
   });
 }
 
@@ -41,6 +46,11 @@ bool resident_backward_launch(const LstmSequenceBackwardParams<half>& p,
 bool resident_backward_launch(const LstmSequenceBackwardParams<bfloat16>& p,
                               const SequenceTensors& tensors, const OnDevice& device) {
   return launch_any(p, tensors, device);
+}
+
+bool resident_backward_launch(const LstmSequenceBackwardParams<float>& p,
+                              const SequenceTensors& tensors, const OnDevice& device) {
+  return tf32_allowed() && launch_any(p, tensors, device);
 }
 
 }  // namespace fastchar::cuda

@@ -4,10 +4,10 @@
 namespace fastchar::cuda {
 namespace {
 
-template <class T, int kParts, int kBatch, template <class> class Exchange>
+template <class T, int kHidden, int kBatch, template <class> class Exchange>
 bool launch(const LstmSequenceParams<T>& p, const SequenceTensors& tensors,
             const OnDevice& device) {
-  using Shape = ForwardShape<T, kParts, kBatch>;
+  using Shape = ForwardShape<T, kHidden, kBatch>;
   return Resident<Shape, Exchange<Shape>, LstmSequenceParams<T>,
                   resident_forward<Shape, Exchange<Shape>>>(p, tensors, device)
       .launch();
@@ -18,17 +18,21 @@ bool launch(const LstmSequenceParams<T>& p, const SequenceTensors& tensors,
 template <class T>
 bool launch_any(const LstmSequenceParams<T>& p, const SequenceTensors& tensors,
                 const OnDevice& device) {
-  return launch_by_rule(p.H, device, [&](Way way, int parts) {
-    if (way == Way::kBlock) {
-      return parts == 1 && launch<T, 1, 8, BlockExchange>(p, tensors, device);
-    }
+  constexpr bool kFp32 = sizeof(T) == 4;
+  constexpr int kSmall = kFp32 ? 64 : 128;
+  const auto kernel = pack_weights<ForwardShape<T, kSmall, 8>>;
+  return launch_by_rule(p.H, kFp32, device, kernel, [&](Way way, int hidden) {
+    if (way == Way::kBlock) return launch<T, kSmall, 8, BlockExchange>(p, tensors, device);
     if (way == Way::kCluster) {
-      if (parts == 2) return launch<T, 2, 16, ClusterExchange>(p, tensors, device);
-      return parts == 4 && launch<T, 4, 16, ClusterExchange>(p, tensors, device);
+      if (hidden == 2 * kSmall) {
+        return launch<T, 2 * kSmall, 16, ClusterExchange>(p, tensors, device);
+      }
+      return launch<T, 4 * kSmall, 16, ClusterExchange>(p, tensors, device);
     }
-    if (parts == 2) return launch<T, 2, 8, GridExchange>(p, tensors, device);
-    if (parts == 4) return launch<T, 4, 16, GridExchange>(p, tensors, device);
-    return launch<T, 8, 32, GridExchange>(p, tensors, device);
+    if (hidden == 2 * kSmall) return launch<T, 2 * kSmall, 8, GridExchange>(p, tensors, device);
+    if (hidden == 4 * kSmall)
+      return launch<T, 4 * kSmall, 16, GridExchange>(p, tensors, device);
+    return launch<T, 8 * kSmall, kFp32 ? 16 : 32, GridExchange>(p, tensors, device);
   });
 }
 
@@ -41,6 +45,11 @@ bool resident_forward_launch(const LstmSequenceParams<half>& p, const SequenceTe
 bool resident_forward_launch(const LstmSequenceParams<bfloat16>& p,
                              const SequenceTensors& tensors, const OnDevice& device) {
   return launch_any(p, tensors, device);
+}
+
+bool resident_forward_launch(const LstmSequenceParams<float>& p, const SequenceTensors& tensors,
+                             const OnDevice& device) {
+  return tf32_allowed() && launch_any(p, tensors, device);
 }
 
 }  // namespace fastchar::cuda

@@ -1,37 +1,15 @@
-// Chooses and launches a resident kernel. The rule, for fp16 and bf16 on sm_80 and newer:
-//
-//   H <= 128                   block    one block per batch tile
-//   H <= 512, sm_90 on         cluster  a thread-block cluster per batch tile
-//   H <= 1024                  grid     a cooperative grid, as many batch tiles at once as fit
-//   else, or where the device lacks the shared memory or the room: a product per step
-//
-// FASTCHAR_CUDA_LSTM = block | cluster | grid | steps forces one, for tests; an error if it
-// can't be.
+// Launches a resident kernel, where ways.h says that one may serve and the device has the room.
 #pragma once
 
 #include <cstdlib>
-#include <cstring>
 
 #include "lstm.h"
 #include "resident.cuh"
+#include "ways.h"
 
 namespace fastchar::cuda {
 
-enum class Way { kBlock, kCluster, kGrid, kSteps };
-
-// The forced way; false if none is.
-inline bool forced_way(Way* way) {
-  const char* name = std::getenv("FASTCHAR_CUDA_LSTM");
-  if (!name || !*name) return false;
-  const char* names[] = {"block", "cluster", "grid", "steps"};
-  for (int i = 0; i < 4; ++i) {
-    if (std::strcmp(name, names[i])) continue;
-    *way = static_cast<Way>(i);
-    return true;
-  }
-  throw std::runtime_error(
-      std::string("FASTCHAR_CUDA_LSTM: expected block, cluster, grid or steps, got ") + name);
-}
+constexpr unsigned kMaxTeams = 65535;  // of a launch, along the grid's y
 
 // One kernel and its launch: the blocks along x of one y are a team.
 template <class Shape, class Exchange, class Params, auto kernel>
@@ -44,14 +22,14 @@ class Resident {
         device_(device),
         team_(blocks_for(p.H, Shape::kUnits)),
         teams_(blocks_for(p.B, Shape::kBatch)),
-        at_once_(teams_) {}
+        at_once_(teams_ < kMaxTeams ? teams_ : kMaxTeams) {}
 
   // False, and nothing launched, if the device can't run it.
   bool launch() {
     constexpr int bytes = resident_shared_bytes<Shape, Exchange>();
     static_assert(bytes <= 163 * 1024, "what a block can have on sm_80");
     if (device_.attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin) < bytes) return false;
-    config_.gridDim = dim3(team_, teams_);
+    config_.gridDim = dim3(team_, at_once_);
     config_.blockDim = dim3(kThreads);
     config_.dynamicSmemBytes = bytes;
     config_.stream = device_.stream();
@@ -80,7 +58,6 @@ class Resident {
   // Sets the launch's attribute, and at_once_; whether the device has the room.
   bool prepare() {
     if constexpr (kCluster) {
-      if (device_.attribute(cudaDevAttrComputeCapabilityMajor) < 9) return false;
       attribute_.id = cudaLaunchAttributeClusterDimension;
       attribute_.val.clusterDim = {team_, 1, 1};
       config_.numAttrs = 1;
@@ -101,14 +78,14 @@ class Resident {
         return false;
       }
       const unsigned room = per_sm * device_.attribute(cudaDevAttrMultiProcessorCount) / team_;
-      if (room < teams_) at_once_ = room;
+      if (room < at_once_) at_once_ = room;
       return room > 0;
     }
     return true;
   }
 
   Tensor pack() const {
-    constexpr int kFragments = Shape::kTilesM * Shape::kTilesK;
+    constexpr int kFragments = Product<Shape>::kFragments;
     constexpr int64_t kElements = kFragments * kThreads * sizeof(Fragment) / sizeof(T);
     Tensor weights = torch::stable::new_empty(w_hh_, {team_ * kElements});
     pack_weights<Shape><<<dim3(team_, kFragments), kThreads, 0, config_.stream>>>(
@@ -143,24 +120,17 @@ class Resident {
   cudaLaunchAttribute attribute_{};
 };
 
-// launch(way, parts) -> whether it ran; tries what the rule says for this H and device.
-template <class Launch>
-bool launch_by_rule(int H, const OnDevice& device, const Launch& launch) {
-  const bool tensor_cores = device.attribute(cudaDevAttrComputeCapabilityMajor) >= 8;
-  const int parts = H <= 128 ? 1 : H <= 256 ? 2 : H <= 512 ? 4 : 8;
-  const int shared = parts < 2 ? 2 : parts;  // a team of several blocks
-  Way way;
-  if (forced_way(&way)) {
-    if (way == Way::kSteps) return false;
-    if (tensor_cores && H <= 1024 && launch(way, way == Way::kBlock ? parts : shared))
-      return true;
-    throw std::runtime_error(
-        "fastchar::lstm_sequence: FASTCHAR_CUDA_LSTM forces a kernel that doesn't serve this "
-        "size, type or device");
+// launch(way, hidden) -> whether it ran. `kernel` is any of the library's, which are all
+// compiled for the same architectures.
+template <class Kernel, class Launch>
+bool launch_by_rule(int H, bool fp32, const OnDevice& device, Kernel* kernel,
+                    const Launch& launch) {
+  const Ways ways =
+      ways_for(H, fp32, device.architecture(kernel), std::getenv("FASTCHAR_CUDA_LSTM"));
+  for (int i = 0; i < ways.count; ++i) {
+    if (launch(ways.way[i], ways.hidden)) return true;
   }
-  if (!tensor_cores || H > 1024) return false;
-  if (parts == 1) return launch(Way::kBlock, 1);
-  return launch(Way::kCluster, parts) || launch(Way::kGrid, parts);
+  return false;
 }
 
 }  // namespace fastchar::cuda

@@ -74,17 +74,16 @@ struct RowSum {
 };
 
 // out[i, :] = sum of rows [N, columns] from i * piece on, at most `piece` of them. Grid:
-// (pieces, column tiles).
+// (column tiles, pieces), since a weight's gradient is one row of more tiles than a grid has
+// along y.
 template <class T, class Out, int n>
 __global__ void __launch_bounds__(kRowThreads)
     sum_rows(const T* rows, Out* out, int64_t N, int64_t columns, int64_t piece) {
-  const int64_t begin = blockIdx.x * piece, left = N - begin;
-  const auto row = [&](int64_t i) { return rows + (begin + i) * columns; };
-  const RowSum<T, n, decltype(row)> sum(row, left < piece ? left : piece, columns, blockIdx.y);
+  const int64_t i = blockIdx.y, begin = i * piece, left = N - begin;
+  const auto row = [&](int64_t k) { return rows + (begin + k) * columns; };
+  const RowSum<T, n, decltype(row)> sum(row, left < piece ? left : piece, columns, blockIdx.x);
   if (!sum.mine) return;
-  for (int e = 0; e < n; ++e) {
-    out[blockIdx.x * columns + sum.column + e] = narrow<Out>(sum.value[e]);
-  }
+  for (int e = 0; e < n; ++e) out[i * columns + sum.column + e] = narrow<Out>(sum.value[e]);
 }
 
 }  // namespace fastchar::cuda

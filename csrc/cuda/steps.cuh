@@ -27,7 +27,7 @@ __global__ void __launch_bounds__(kPointwiseThreads)
   }
   T input[4];
   unit.load(p, t, input);
-  const T* from = recurrent + unit.b * 4 * static_cast<int64_t>(p.H) + unit.unit;
+  const T* from = recurrent + static_cast<int64_t>(unit.b) * 4 * p.H + unit.unit;
   Acc<T> part[4];
   for (int gate = 0; gate < 4; ++gate)
     part[gate] = widen(from[gate * static_cast<int64_t>(p.H)]);

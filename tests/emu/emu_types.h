@@ -1,4 +1,4 @@
-// The two 16-bit float types, rounded to nearest even as the GPU does.
+// The two 16-bit float types, rounded to nearest even, and TF32, as the GPU does it.
 #pragma once
 
 #include <cstdint>
@@ -38,3 +38,17 @@ inline __half __float2half_rn(float value) {
   std::memcpy(&x, &half, sizeof x);
   return x;
 }
+
+namespace emu {
+
+// cvt.rna.tf32.f32: 10 bits of mantissa, ties away from zero; NaN stays NaN.
+inline float round_to_tf32(float value) {
+  if (value != value) return value;
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  bits = (bits + 0x1000) & ~0x1FFFu;
+  std::memcpy(&value, &bits, sizeof bits);
+  return value;
+}
+
+}  // namespace emu

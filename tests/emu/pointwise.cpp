@@ -123,10 +123,10 @@ void test_loss(int N, int C, double smoothing, bool with_bias, bool weighted) {
   std::vector<T> column_sums(C);
   std::vector<double> expected(C);
   for (int i = 0; i < N * C; ++i) expected[i % C] += widen(logits[i]);
-  emu::Launch config = blocks((N + 4) / 5, kRowThreads);
-  config.grid.y = static_cast<unsigned>(column_tiles<1>(C));
+  emu::Launch config = blocks(static_cast<int>(column_tiles<1>(C)), kRowThreads);
+  config.grid.y = static_cast<unsigned>((N + 4) / 5);
   emu::launch(config, sum_rows<T, Acc<T>, 1>, logits.data(), sums.data(), N, C, 5);
-  config.grid.x = 1;
+  config.grid.y = 1;
   emu::launch(config, sum_rows<Acc<T>, T, 1>, sums.data(), column_sums.data(), (N + 4) / 5, C,
               N);
   expect_close("sum_rows", column_sums, expected, 4);

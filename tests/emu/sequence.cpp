@@ -1,6 +1,7 @@
 // The sequence kernels against plain loops: each way of running them, over small odd shapes,
 // ragged and not, in both directions, from pre-activations and from a folded table. What stands
 // in the padding is NaN and an id that no table has.
+#include <algorithm>
 #include <limits>
 
 #include "before.cuh"
@@ -86,23 +87,23 @@ struct Problem {
 
   void check_forward(const std::string& way) {
     const Forward f = forward(reference);
-    expect_close(way + " y", y, f.y, kSteps);
-    expect_close(way + " h_n", h_n, f.h_n, kSteps);
-    expect_close(way + " c_n", c_n, f.c_n, kSteps);
-    expect_close(way + " act", act, f.act, kSteps);
-    expect_close(way + " cell", cell, f.cell, kSteps);
+    expect_close(way + " y", y, f.y, roundings);
+    expect_close(way + " h_n", h_n, f.h_n, roundings);
+    expect_close(way + " c_n", c_n, f.c_n, roundings);
+    expect_close(way + " act", act, f.act, roundings);
+    expect_close(way + " cell", cell, f.cell, roundings);
   }
   // From what the kernels' own forward saved.
   void check_backward(const std::string& way) {
     std::vector<double> wide_grad_y = widened(grad_y);
     const Backward r = backward(reference, widened(act), widened(cell), wide_grad_y,
                                 widened(grad_h_n), widened(grad_c_n));
-    expect_close(way + " grad_gates", grad_gates, r.grad_gates, kSteps);
-    if (shape.need_h0) expect_close(way + " grad_h0", grad_h0, r.grad_h0, kSteps);
-    expect_close(way + " grad_c0", grad_c0, r.grad_c0, kSteps);
+    expect_close(way + " grad_gates", grad_gates, r.grad_gates, roundings);
+    if (shape.need_h0) expect_close(way + " grad_h0", grad_h0, r.grad_h0, roundings);
+    expect_close(way + " grad_c0", grad_c0, r.grad_c0, roundings);
   }
 
-  static constexpr double kSteps = 8;  // roundings, over a handful of steps
+  double roundings = 8;  // over a handful of steps
   Case shape;
   Sequence reference;
   std::vector<int64_t> ids;
@@ -130,31 +131,37 @@ struct Buffers<GridExchange<Shape>> {
 
 template <class Shape, class Exchange, class Params>
 void run_resident(void (*kernel)(Params, const Fragment*, typename Exchange::Params, int, int),
-                  const Params& p) {
+                  const Params& p, int at_once) {
   const int team = (p.H + Shape::kUnits - 1) / Shape::kUnits;
   const int teams = (p.B + Shape::kBatch - 1) / Shape::kBatch;
-  constexpr int kFragments = Shape::kTilesM * Shape::kTilesK;
+  constexpr int kFragments = Product<Shape>::kFragments;
   std::vector<Fragment> packed(team * kFragments * kThreads);
   emu::launch({dim3(team, kFragments), kThreads, 0, 1, 4}, pack_weights<Shape>, p.w_hh, p.H,
               packed.data());
-  Buffers<Exchange> buffers(team, teams);
-  emu::Launch config{dim3(team, teams), kThreads};
-  config.shared_bytes = resident_shared_bytes<Shape, Exchange>();
-  config.cluster = Buffers<Exchange>::kCluster ? team : 1;
-  config.resident = Buffers<Exchange>::kAllResident ? 0 : team;
-  emu::launch(config, kernel, p, packed.data(), buffers.params(), 0, p.B);
+  for (int first = 0; first < teams; first += at_once) {
+    const int count = std::min(at_once, teams - first);
+    Buffers<Exchange> buffers(team, count);
+    emu::Launch config{dim3(team, count), kThreads};
+    config.shared_bytes = resident_shared_bytes<Shape, Exchange>();
+    config.cluster = Buffers<Exchange>::kCluster ? team : 1;
+    config.resident = Buffers<Exchange>::kAllResident ? 0 : team;
+    emu::launch(config, kernel, p, packed.data(), buffers.params(), first * Shape::kBatch,
+                std::min((first + count) * Shape::kBatch, p.B));
+  }
 }
 
-template <class T, int kParts, template <class> class Exchange>
-void test_resident(const char* way, const Case& shape) {
-  using Fwd = ForwardShape<T, kParts, 8>;
-  using Bwd = BackwardShape<T, kParts, kParts == 1 ? 8 : 16>;
+// at_once: batch tiles of one launch.
+template <class T, int kHidden, template <class> class Exchange>
+void test_resident(const char* way, const Case& shape, int at_once = 100) {
+  using Fwd = ForwardShape<T, kHidden, 8>;
+  using Bwd = BackwardShape<T, kHidden, kHidden <= 128 ? 8 : 16>;
   Problem<T> problem(shape);
+  if (sizeof(T) == 4) problem.roundings *= kRounding<half> / kRounding<float>;  // TF32's
   run_resident<Fwd, Exchange<Fwd>>(resident_forward<Fwd, Exchange<Fwd>>,
-                                   problem.forward_params());
+                                   problem.forward_params(), at_once);
   problem.check_forward(way);
   run_resident<Bwd, Exchange<Bwd>>(resident_backward<Bwd, Exchange<Bwd>>,
-                                   problem.backward_params());
+                                   problem.backward_params(), at_once);
   problem.check_backward(way);
 }
 
@@ -241,8 +248,8 @@ void test_states_before(const Case& shape) {
 
 int main(int argc, char** argv) {
   return run_seeds(argc, argv, [] {
-    test_resident<half, 1, BlockExchange>("block", {2, 3, 5, 4, true, {2, 1, 0}});
-    test_resident<half, 8, GridExchange>("grid", {2, 2, 17, 3, false, {1, 2}});
+    test_resident<half, 128, BlockExchange>("block", {2, 3, 5, 4, true, {2, 1, 0}});
+    test_resident<half, 1024, GridExchange>("grid", {2, 2, 17, 3, false, {1, 2}});
 #if !defined(__SANITIZE_THREAD__)  // whose fibers are expensive
     const Case ragged{4, 5, 11, 0, false, {4, 0, 1, 3, 2}};
     const Case ragged_back{4, 5, 13, 6, true, {2, 4, 0, 1, 4}};
@@ -254,13 +261,17 @@ int main(int argc, char** argv) {
     test_steps<float>(ragged);
     test_steps<double>(ragged_back);
     test_steps<bfloat16>({3, 2, 7, 0, true, {}, false});
-    test_resident<bfloat16, 1, BlockExchange>("block", ragged);
-    test_resident<half, 1, BlockExchange>("block", ragged_back);
-    test_resident<half, 1, BlockExchange>("block", {2, 9, 128, 0, false, {}});
-    test_resident<bfloat16, 2, ClusterExchange>("cluster", {3, 3, 139, 5, false, {3, 1, 2}});
-    test_resident<bfloat16, 4, ClusterExchange>("cluster", {2, 2, 36, 0, false, {}, false});
-    test_resident<half, 2, GridExchange>("grid", {3, 18, 150, 0, true, {}});
-    test_resident<bfloat16, 4, GridExchange>("grid", {2, 3, 37, 4, true, {1, 2, 0}});
+    test_resident<bfloat16, 128, BlockExchange>("block", ragged);
+    test_resident<half, 128, BlockExchange>("block", ragged_back);
+    test_resident<half, 128, BlockExchange>("block", {2, 17, 128, 0, false, {}}, 2);
+    test_resident<bfloat16, 256, ClusterExchange>("cluster", {3, 3, 139, 5, false, {3, 1, 2}});
+    test_resident<bfloat16, 512, ClusterExchange>("cluster", {2, 2, 36, 0, false, {}, false});
+    test_resident<float, 64, BlockExchange>("block", ragged_back);
+    test_resident<float, 64, BlockExchange>("block", {2, 9, 64, 3, false, {}});
+    test_resident<float, 128, ClusterExchange>("cluster", {3, 3, 70, 5, false, {3, 1, 2}});
+    test_resident<float, 512, GridExchange>("grid", {2, 17, 37, 0, true, {}}, 1);
+    test_resident<half, 256, GridExchange>("grid", {3, 18, 150, 0, true, {}}, 1);
+    test_resident<bfloat16, 512, GridExchange>("grid", {2, 3, 37, 4, true, {1, 2, 0}});
 #endif
   });
 }

@@ -1,0 +1,81 @@
+"""The two directions of a layer at the same time on a GPU: the reverse one on a side stream.
+
+Streams outside of the op, rather than both directions in one kernel: the input projections and the
+weight gradients overlap too, autograd runs each node's backward on the stream of its forward, so
+the backward is forked and joined without more code, and a CUDA graph captures it all as branches.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from fastchar import backend
+from fastchar.reference.layers import Direction, Weights
+
+_side: dict[tuple[int, int], torch.cuda.Stream] = {}  # by device and main stream
+
+
+def may_overlap(x: Tensor, dtype: torch.dtype, hidden: int) -> bool:
+    """Whether a layer of x's two directions, computed in dtype, may run at the same time.
+
+    Not in a graph of the compiler, which has no streams, nor where each would be a cooperative grid
+    (csrc/cuda/ways.h): two of those want the whole GPU each, and would wait for each other.
+    """
+    if not x.is_cuda or type(x) is not Tensor or torch.compiler.is_compiling():
+        return False
+    forced = os.environ.get("FASTCHAR_CUDA_LSTM")
+    if forced:
+        return forced != "grid"
+    if dtype == torch.float64 or (dtype == torch.float32 and not backend.tf32_lstm()):
+        return True
+    block = 64 if dtype == torch.float32 else 128  # the largest size of one block
+    if hidden <= block or hidden > 8 * block:
+        return True
+    return hidden <= 4 * block and torch.cuda.get_device_capability(x.device) >= (9, 0)
+
+
+def side_by_side(
+    direction: Direction, device: torch.device, shared: Iterable[Tensor | None]
+) -> Direction:
+    """`direction` for `run_layers`, which calls it for a layer's forward direction, then the other.
+
+    The reverse one waits for what was there before the forward one, and what comes next for both.
+    `shared` are the tensors that `direction` reads besides its arguments.
+    """
+    main = torch.cuda.current_stream(device)
+    key = (main.device_index, main.cuda_stream)
+    if key not in _side:
+        _side[key] = torch.cuda.Stream(device)
+    side = _side[key]
+    shared = list(shared)
+    before = torch.cuda.Event()
+
+    def run(
+        x: Tensor, weights: Weights, h0: Tensor, c0: Tensor, reverse: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        if not reverse:
+            before.record(main)
+            return direction(x, weights, h0, c0, reverse)
+        # Views, made on the main stream: there the gradients of the parameters are added up, as
+        # whoever holds their AccumulateGrad nodes expects.
+        w_ih, w_hh, b_ih, b_hh, w_hr = (w if w is None else w.view_as(w) for w in weights)
+        assert w_ih is not None
+        assert w_hh is not None
+        side.wait_event(before)
+        with torch.cuda.stream(side):
+            results = direction(x, (w_ih, w_hh, b_ih, b_hh, w_hr), h0, c0, reverse)
+        # Memory goes back to the stream that it came from: not before the other one is done, in
+        # the backward too, which has saved tensors of both.
+        for tensor in (x, w_ih, w_hh, b_ih, b_hh, h0, c0, *shared):
+            if tensor is not None:
+                tensor.record_stream(side)
+        for tensor in results:
+            tensor.record_stream(main)
+        main.wait_stream(side)
+        return results
+
+    return run
