@@ -106,3 +106,33 @@ def test_from_modules() -> None:
         fastchar.EmbeddingLSTM.from_modules(embedding, nn.GRU(4, 5))
     with pytest.raises(ValueError, match="max_norm"):
         fastchar.EmbeddingLSTM.from_modules(nn.Embedding(9, 4, max_norm=1.0), lstm)
+    with pytest.raises(TypeError, match=r"expected an nn.Embedding, got Linear"):
+        fastchar.EmbeddingLSTM.from_modules(nn.Linear(9, 4), lstm)
+
+
+def test_from_modules_refuses_what_it_would_not_run() -> None:
+    """A forward of the user's own would be passed over in silence."""
+
+    class Scaled(nn.Embedding):
+        def forward(self, input: Tensor) -> Tensor:
+            return 3 * super().forward(input)
+
+    class Doubled(nn.LSTM):
+        def forward(self, *args: Tensor) -> Tensor:
+            return 2 * super().forward(*args)[0]
+
+    class Plain(nn.Embedding):
+        """Nothing of its own."""
+
+    replaced = nn.Embedding(9, 4)
+    replaced.forward = lambda ids: ids  # type: ignore[method-assign]
+    for embedding, lstm, message in (
+        (Scaled(9, 4), nn.LSTM(4, 5), "Scaled with its own forward"),
+        (nn.Embedding(9, 4), Doubled(4, 5), "got Doubled"),
+        (replaced, nn.LSTM(4, 5), "one with another forward"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            fastchar.EmbeddingLSTM.from_modules(embedding, lstm)
+    pair = fastchar.EmbeddingLSTM.from_modules(Plain(9, 4), nn.LSTM(4, 5))
+    ids = torch.randint(9, (6, 3))
+    torch.testing.assert_close(pair(ids), pair.lstm(pair.embedding(ids)))
