@@ -15,13 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import Function, forward_ad
-from torch.library import register_autograd
+from torch.library import Library, register_autograd
 
 from fastchar import fakes, reference  # noqa: F401  (registers the fakes)
 from fastchar.reference.embedding import row_scale
 from fastchar.reference.layers import mask_padding
 
 _ops = torch.ops.fastchar
+_library = Library("fastchar", "IMPL")  # whoever drops it drops the derivatives
 Grads = tuple[Tensor | None, ...]
 Call = Callable[..., Any]
 
@@ -50,30 +51,23 @@ def bare_apply(node: type[Function]) -> Call:
 
 
 def direct(name: str) -> Call:
-    """The op without autograd.
+    """The op without a derivative, its overload `plain`: past autograd, and in compiled graphs.
 
-    The dispatcher would go through autograd's registered formula, in Python, even where nothing
-    requires grad, which costs more than a small lookup itself.
+    The dispatcher would call the other's derivative, in Python, even where nothing requires grad,
+    which costs more than a small lookup itself.
     """
-    op = getattr(_ops, name).default
-
-    def call(*args: Any) -> Any:
-        if torch.compiler.is_compiling():
-            return op(*args)
-        with torch._C._AutoDispatchBelowAutograd():
-            return op(*args)
-
+    call: Call = getattr(_ops, name).plain
     return call
 
 
-def _differentiable(name: str, setup: Call, backward: Call) -> Call:
+def differentiable(name: str, setup: Call, backward: Call) -> Call:
     """Registers an op's derivative and returns what calls the op.
 
-    Compilers need the registered formula. Eager calls go through a Function with the very same
-    formula, which costs less than what torch.library makes of it.
+    The registered one is for compilers. Either is a Function, which costs less than what
+    torch.library makes of a formula, and whose forward is the plain op: that is what stays of the
+    op in a graph from which autograd has been taken out.
     """
     op, plain = getattr(_ops, name).default, direct(name)
-    register_autograd(f"fastchar::{name}", backward, setup_context=setup)
 
     def forward(ctx: Any, *args: Any) -> Any:
         output = plain(*args)
@@ -81,13 +75,15 @@ def _differentiable(name: str, setup: Call, backward: Call) -> Call:
         return output
 
     methods = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
-    node = type(name, (Function,), methods)
-    apply = bare_apply(node)
+    apply = bare_apply(type(name, (Function,), methods))
+
+    def recording(*args: Any) -> Any:
+        return apply(*args) if recorded(*args) else plain(*args)
+
+    _library.impl(name, recording, "Autograd")
 
     def call(*args: Any) -> Any:
-        if torch.compiler.is_compiling():
-            return op(*args)
-        return apply(*args) if recorded(*args) else plain(*args)
+        return op(*args) if torch.compiler.is_compiling() else recording(*args)
 
     return call
 
@@ -361,16 +357,16 @@ def _hand_out_unscaled(factor: Tensor) -> bool:
     )
 
 
-embedding = _differentiable("embedding", _embedding_setup, _embedding_backward)
-embedding_backward = _differentiable(
+embedding = differentiable("embedding", _embedding_setup, _embedding_backward)
+embedding_backward = differentiable(
     "embedding_backward", _embedding_backward_setup, _embedding_backward_backward
 )
-lstm_cell = _differentiable("lstm_cell", _cell_setup, _cell_backward)
-lstm_step = _differentiable("lstm_step", _step_setup, _step_backward)
-lstm_sequence = _differentiable("lstm_sequence", _sequence_setup, _sequence_backward)
-linear = _differentiable("linear", _linear_setup, _linear_backward)
-linear_cross_entropy = _differentiable("linear_cross_entropy", _loss_setup, _loss_backward)
-linear_cross_entropy_reduced = _differentiable(
+lstm_cell = differentiable("lstm_cell", _cell_setup, _cell_backward)
+lstm_step = differentiable("lstm_step", _step_setup, _step_backward)
+lstm_sequence = differentiable("lstm_sequence", _sequence_setup, _sequence_backward)
+linear = differentiable("linear", _linear_setup, _linear_backward)
+linear_cross_entropy = differentiable("linear_cross_entropy", _loss_setup, _loss_backward)
+linear_cross_entropy_reduced = differentiable(
     "linear_cross_entropy_reduced", _reduced_loss_setup, _reduced_loss_backward
 )
 
