@@ -2,10 +2,11 @@
 
 Import only with the native library loaded.
 
-Second derivatives: a backward that autograd records (create_graph=True) runs the reference's
-hand-derived one, which is made of differentiable torch operations. It reads the saved `act` and
-`cell`, which are outputs of the forward op, so what flows back into them arrives here again as
-their gradient; the reference takes those too. No recompute, and every order is right.
+Second derivatives: a backward that is differentiated itself (create_graph=True, or forward mode
+over the backward) runs the reference's hand-derived one, which is made of differentiable torch
+operations. It reads the saved `act` and `cell`, which are outputs of the forward op, so what flows
+back into them arrives here again as their gradient; the reference takes those too. No recompute,
+and every order is right.
 """
 
 from collections.abc import Callable
@@ -13,14 +14,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
-from torch.library import register_autograd
+from torch.autograd import Function, forward_ad
+from torch.library import Library, register_autograd
 
 from fastchar import backend, fakes, reference  # noqa: F401  (registers the fakes)
 from fastchar.reference.embedding import row_scale
 from fastchar.reference.layers import mask_padding
 
 _ops = torch.ops.fastchar
+_library = Library("fastchar", "IMPL")  # whoever drops it drops the derivatives
 Grads = tuple[Tensor | None, ...]
 Call = Callable[..., Any]
 
@@ -34,6 +36,14 @@ def recorded(*args: Any) -> bool:
     return False
 
 
+def _differentiated() -> bool:
+    """Whether somebody differentiates the backward that runs: with create_graph, or forward mode.
+
+    Then it has to be made of torch's operations.
+    """
+    return torch.is_grad_enabled() or forward_ad._current_level >= 0
+
+
 def bare_apply(node: type[Function]) -> Call:
     """node.apply without the care for functorch, which `functional` keeps away from here."""
     call: Call = torch._C._FunctionBase.__dict__["apply"].__get__(None, node)
@@ -41,30 +51,23 @@ def bare_apply(node: type[Function]) -> Call:
 
 
 def direct(name: str) -> Call:
-    """The op without autograd.
+    """The op without a derivative, its overload `plain`: past autograd, and in compiled graphs.
 
-    The dispatcher would go through autograd's registered formula, in Python, even where nothing
-    requires grad, which costs more than a small lookup itself.
+    The dispatcher would call the other's derivative, in Python, even where nothing requires grad,
+    which costs more than a small lookup itself.
     """
-    op = getattr(_ops, name).default
-
-    def call(*args: Any) -> Any:
-        if torch.compiler.is_compiling():
-            return op(*args)
-        with torch._C._AutoDispatchBelowAutograd():
-            return op(*args)
-
+    call: Call = getattr(_ops, name).plain
     return backend.as_switched(call) if name.startswith("lstm_sequence") else call
 
 
-def _differentiable(name: str, setup: Call, backward: Call) -> Call:
+def differentiable(name: str, setup: Call, backward: Call) -> Call:
     """Registers an op's derivative and returns what calls the op.
 
-    Compilers need the registered formula. Eager calls go through a Function with the very same
-    formula, which costs less than what torch.library makes of it.
+    The registered one is for compilers. Either is a Function, which costs less than what
+    torch.library makes of a formula, and whose forward is the plain op: that is what stays of the
+    op in a graph from which autograd has been taken out.
     """
     op, plain = getattr(_ops, name).default, direct(name)
-    register_autograd(f"fastchar::{name}", backward, setup_context=setup)
 
     def forward(ctx: Any, *args: Any) -> Any:
         output = plain(*args)
@@ -72,13 +75,15 @@ def _differentiable(name: str, setup: Call, backward: Call) -> Call:
         return output
 
     methods = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
-    node = type(name, (Function,), methods)
-    apply = bare_apply(node)
+    apply = bare_apply(type(name, (Function,), methods))
+
+    def recording(*args: Any) -> Any:
+        return apply(*args) if recorded(*args) else plain(*args)
+
+    _library.impl(name, recording, "Autograd")
 
     def call(*args: Any) -> Any:
-        if torch.compiler.is_compiling():
-            return op(*args)
-        return apply(*args) if recorded(*args) else plain(*args)
+        return op(*args) if torch.compiler.is_compiling() else recording(*args)
 
     return call
 
@@ -96,7 +101,15 @@ def _embedding_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _embedding_backward(ctx: Any, grad: Tensor) -> Grads:
     (ids,) = ctx.saved_tensors
     options = (ctx.num_weights, ctx.padding_idx, ctx.by_freq)
-    return embedding_backward(grad.contiguous(), ids, *options), None, None, None
+    return _scatter_add(grad, ids, *options), None, None, None
+
+
+def _scatter_add(grad: Tensor, ids: Tensor, *options: Any) -> Tensor:
+    """`embedding_backward`, which is its own second derivative but knows no forward mode."""
+    if forward_ad._current_level >= 0:
+        return reference.embedding_backward(grad, ids, *options)
+    rows: Tensor = embedding_backward(grad.contiguous(), ids, *options)
+    return rows
 
 
 def _embedding_backward_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -110,6 +123,8 @@ def _embedding_backward_backward(ctx: Any, grad: Tensor) -> Grads:
     if ctx.padding_idx >= 0 or ctx.by_freq:
         scale = row_scale(ids, ctx.num_weights, ctx.padding_idx, ctx.by_freq)
         grad = grad * scale.to(grad.dtype).unsqueeze(1)
+    if forward_ad._current_level >= 0:
+        return reference.embedding(ids, grad), None, None, None, None
     return embedding(grad.contiguous(), ids, -1, False), None, None, None, None
 
 
@@ -122,7 +137,7 @@ def _cell_backward(
     ctx: Any, grad_h: Tensor | None, grad_c: Tensor | None, grad_act: Tensor | None
 ) -> Grads:
     c, act = ctx.saved_tensors
-    if torch.is_grad_enabled() or grad_act is not None:
+    if _differentiated() or grad_act is not None:
         return reference.cell_step_backward(grad_h, grad_c, act, c, grad_act)
     return _lstm_cell_backward(contiguous(grad_h), contiguous(grad_c), act, c)
 
@@ -167,7 +182,7 @@ def _weight_gradients(
     grad: Tensor, x: Tensor, need_weight: bool, need_bias: bool
 ) -> tuple[Tensor | None, Tensor | None]:
     """dW [N,K] and db [N] of y = x W^T + b, from dy [M,N] and x [M,K]."""
-    if torch.is_grad_enabled() or not need_weight:
+    if _differentiated() or not need_weight:
         of_weight = grad.t() @ x if need_weight else None
         return of_weight, grad.sum(0) if need_bias else None
     of_weight, of_bias = _linear_weight_grad(grad, x, need_bias)
@@ -188,7 +203,7 @@ def step_gradients(
     Any of `grads` may be None, and x's and h's are where nobody needs them.
     """
     grad_h_new, grad_c_new, grad_act = grads
-    if torch.is_grad_enabled() or grad_act is not None:
+    if _differentiated() or grad_act is not None:
         gates, grad_c = reference.cell_step_backward(grad_h_new, grad_c_new, act, c, grad_act)
         grad_x, grad_h = gates @ w_ih, gates @ w_hh
     else:
@@ -226,7 +241,7 @@ def _sequence_backward(
         raise ValueError("fastchar::lstm_sequence: gradients need save=True, got False")
     ids, w_hh, h0, c0, lengths, y, act, cell = ctx.saved_tensors
     need_h0 = ctx.needs_input_grad[3]
-    if not torch.is_grad_enabled() and grad_act is None and grad_cell is None:
+    if not _differentiated() and grad_act is None and grad_cell is None:
         grad_gates, grad_w_hh, grad_h0, grad_c0 = _lstm_sequence_backward(
             *map(contiguous, (grad_y, grad_h_n, grad_c_n)),
             *(act, cell, y, ids, w_hh, h0, c0, lengths, ctx.reverse, ctx.num_rows, need_h0),
@@ -243,7 +258,7 @@ def _sequence_backward(
     if ids is not None and ctx.needs_input_grad[0]:
         if lengths is not None:  # whatever stands in the padding; its gate gradients are zero
             ids = mask_padding(ids, lengths)
-        grad_gates = embedding_backward(grad_gates.contiguous(), ids, ctx.num_rows, -1, False)
+        grad_gates = _scatter_add(grad_gates, ids, ctx.num_rows, -1, False)
     return grad_gates, None, grad_w_hh, grad_h0, grad_c0, None, None, None
 
 
@@ -264,7 +279,7 @@ def _recurrent_weight_grad(
         else:  # an empty sequence takes step 0, where its gradient is zero
             start = (lengths - 1).clamp(min=0)
             first = grad_gates[start, torch.arange(len(start), device=start.device)]
-    recurrent = later.flatten(0, 1).t() @ before.flatten(0, 1)
+    recurrent = later.reshape(-1, later.shape[2]).t() @ before.reshape(-1, before.shape[2])
     return torch.addmm(recurrent, first.t(), h0)
 
 
@@ -279,8 +294,7 @@ def _linear_backward(ctx: Any, grad: Tensor) -> Grads:
     grad = grad.contiguous()
     grad_x = None
     if need_x:
-        again = torch.is_grad_enabled()
-        grad_x = grad @ weight if again else _linear_input_grad(grad, weight)
+        grad_x = grad @ weight if _differentiated() else _linear_input_grad(grad, weight)
     return grad_x, *_weight_gradients(grad, x, need_weight, need_bias)
 
 
@@ -296,7 +310,7 @@ def _loss_backward(ctx: Any, grad_loss: Tensor | None) -> Grads:
     input, weight, bias, target, class_weight = ctx.saved_tensors
     options = (ctx.ignore_index, ctx.label_smoothing)
     arguments = (input, weight, bias, target, class_weight, *options)
-    if torch.is_grad_enabled():
+    if _differentiated():
         grads = reference.linear_cross_entropy_backward(grad_loss, *arguments)
     else:
         grads = _linear_cross_entropy_backward(grad_loss.contiguous(), *arguments)
@@ -316,7 +330,7 @@ def _reduced_loss_backward(ctx: Any, grad_loss: Tensor | None, *_: None) -> Grad
     if not ctx.grad:
         raise ValueError("fastchar::linear_cross_entropy_reduced: gradients need grad=True")
     input, weight, bias, target, class_weight, *grads = ctx.saved_tensors
-    if torch.is_grad_enabled():
+    if _differentiated():
         by_token = grad_loss.expand(target.shape)
         if ctx.mean:
             by_token = by_token / reference.kept_weight(target, class_weight, ctx.ignore_index)
@@ -343,16 +357,16 @@ def _hand_out_unscaled(factor: Tensor) -> bool:
     )
 
 
-embedding = _differentiable("embedding", _embedding_setup, _embedding_backward)
-embedding_backward = _differentiable(
+embedding = differentiable("embedding", _embedding_setup, _embedding_backward)
+embedding_backward = differentiable(
     "embedding_backward", _embedding_backward_setup, _embedding_backward_backward
 )
-lstm_cell = _differentiable("lstm_cell", _cell_setup, _cell_backward)
-lstm_step = _differentiable("lstm_step", _step_setup, _step_backward)
-lstm_sequence = _differentiable("lstm_sequence", _sequence_setup, _sequence_backward)
-linear = _differentiable("linear", _linear_setup, _linear_backward)
-linear_cross_entropy = _differentiable("linear_cross_entropy", _loss_setup, _loss_backward)
-linear_cross_entropy_reduced = _differentiable(
+lstm_cell = differentiable("lstm_cell", _cell_setup, _cell_backward)
+lstm_step = differentiable("lstm_step", _step_setup, _step_backward)
+lstm_sequence = differentiable("lstm_sequence", _sequence_setup, _sequence_backward)
+linear = differentiable("linear", _linear_setup, _linear_backward)
+linear_cross_entropy = differentiable("linear_cross_entropy", _loss_setup, _loss_backward)
+linear_cross_entropy_reduced = differentiable(
     "linear_cross_entropy_reduced", _reduced_loss_setup, _reduced_loss_backward
 )
 

@@ -1,34 +1,49 @@
 """Shapes, strides and dtypes of what the native ops return, for compilation and meta tensors."""
 
+from collections.abc import Callable
+from typing import Any
+
 from torch import Tensor
 from torch.library import register_fake
 
+Fake = Callable[..., Any]
 
-@register_fake("fastchar::embedding")
+
+def fake(name: str) -> Callable[[Fake], None]:
+    """Registers a fake for the op and its overload without a derivative."""
+
+    def register(function: Fake) -> None:
+        for overload in ("", ".plain"):
+            register_fake(f"fastchar::{name}{overload}", function)
+
+    return register
+
+
+@fake("embedding")
 def _(weight: Tensor, ids: Tensor, padding_idx: int, scale_grad_by_freq: bool) -> Tensor:
     return weight.new_empty(*ids.shape, weight.shape[1])
 
 
-@register_fake("fastchar::embedding_backward")
+@fake("embedding_backward")
 def _(
     grad: Tensor, ids: Tensor, num_weights: int, padding_idx: int, scale_grad_by_freq: bool
 ) -> Tensor:
     return grad.new_empty(num_weights, grad.shape[-1])
 
 
-@register_fake("fastchar::lstm_cell")
+@fake("lstm_cell")
 def _(gates: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return c.new_empty(c.shape), c.new_empty(c.shape), gates.new_empty(gates.shape)
 
 
-@register_fake("fastchar::lstm_cell_backward")
+@fake("lstm_cell_backward")
 def _(
     grad_h: Tensor | None, grad_c: Tensor | None, act: Tensor, c: Tensor
 ) -> tuple[Tensor, Tensor]:
     return act.new_empty(act.shape), c.new_empty(c.shape)
 
 
-@register_fake("fastchar::lstm_step")
+@fake("lstm_step")
 def _(
     x: Tensor,
     h: Tensor,
@@ -42,7 +57,7 @@ def _(
     return c.new_empty(B, H), c.new_empty(B, H), c.new_empty(B, 4 * H)
 
 
-@register_fake("fastchar::lstm_step_backward")
+@fake("lstm_step_backward")
 def _(
     grad_h_new: Tensor | None,
     grad_c_new: Tensor | None,
@@ -59,7 +74,7 @@ def _(
     return new(B, 4 * H), of_x, of_h, new(B, H)
 
 
-@register_fake("fastchar::lstm_sequence")
+@fake("lstm_sequence")
 def _(
     gates: Tensor,
     ids: Tensor | None,
@@ -77,7 +92,7 @@ def _(
     return new(T, B, H), new(B, H), new(B, H), *saved
 
 
-@register_fake("fastchar::lstm_sequence_backward")
+@fake("lstm_sequence_backward")
 def _(
     grad_y: Tensor | None,
     grad_h_n: Tensor | None,
@@ -99,23 +114,23 @@ def _(
     return grad_gates, new(w_hh.shape), new(h0.shape) if need_h0 else new(0), new(c0.shape)
 
 
-@register_fake("fastchar::linear")
+@fake("linear")
 def _(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return input.new_empty(input.shape[0], weight.shape[0])
 
 
-@register_fake("fastchar::linear_input_grad")
+@fake("linear_input_grad")
 def _(grad: Tensor, weight: Tensor) -> Tensor:
     return grad.new_empty(grad.shape[0], weight.shape[1])
 
 
-@register_fake("fastchar::linear_weight_grad")
+@fake("linear_weight_grad")
 def _(grad: Tensor, input: Tensor, need_bias: bool) -> tuple[Tensor, Tensor]:
     N = grad.shape[1]
     return grad.new_empty(N, input.shape[1]), grad.new_empty(N if need_bias else 0)
 
 
-@register_fake("fastchar::linear_cross_entropy")
+@fake("linear_cross_entropy")
 def _(
     input: Tensor,
     weight: Tensor,
@@ -128,7 +143,7 @@ def _(
     return input.new_empty(input.shape[0])
 
 
-@register_fake("fastchar::linear_cross_entropy_backward")
+@fake("linear_cross_entropy_backward")
 def _(
     grad_loss: Tensor,
     input: Tensor,
@@ -143,7 +158,7 @@ def _(
     return input.new_empty(input.shape), weight.new_empty(weight.shape), weight.new_empty(V)
 
 
-@register_fake("fastchar::linear_cross_entropy_reduced")
+@fake("linear_cross_entropy_reduced")
 def _(
     input: Tensor,
     weight: Tensor,

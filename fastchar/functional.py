@@ -45,6 +45,7 @@ _COMPUTE = {
     torch.float16: torch.float32,
 }
 Result = tuple[Tensor, Tensor, Tensor]
+Stack = tuple[bool, int, float, bool, bool]  # biases?, layers, dropout, training?, bidirectional?
 
 
 def _transforming() -> bool:
@@ -61,10 +62,18 @@ def _transformed(tensors: Sequence[Tensor]) -> bool:
 
 
 def _plain(cls: type) -> bool:
-    """Whether torch's functions treat tensors of `cls` as Tensors: it adds none of its own."""
+    """Whether tensors of `cls` are for any op what a Tensor is: no functions or dispatch added.
+
+    Compilers' tensors have a dispatch that knows every op; those of others, such as DTensor, know
+    torch's.
+    """
     if cls is Tensor or cls is torch.nn.Parameter:
         return True
-    return bool(getattr(cls, "__torch_function__", None) is torch._C._disabled_torch_function_impl)
+    if getattr(cls, "__torch_function__", None) is not torch._C._disabled_torch_function_impl:
+        return False
+    dispatch = getattr(cls, "__torch_dispatch__", None)
+    own = dispatch is not torch._C._disabled_torch_dispatch_impl
+    return not own or cls.__module__.startswith("torch._subclasses.")
 
 
 def _kernel_dtype(tensors: Sequence[Tensor]) -> torch.dtype | None:
@@ -97,7 +106,7 @@ def _device_served(device: torch.device) -> bool:
 
 
 def _ids_served(ids: Tensor) -> bool:
-    if not isinstance(ids, Tensor):
+    if not isinstance(ids, Tensor) or (type(ids) is not Tensor and _transformed((ids,))):
         return False
     if ids.dtype is not torch.int64 and ids.dtype is not torch.int32:
         return False
@@ -288,8 +297,11 @@ def lstm(
         with torch.autocast("cpu", enabled=False):
             x, *params = _floats([input, *params])
             hx = _float_state(hx)
-            results = lstm(x, hx, params, *stack, batch_first, lengths=lengths)
-        return _cast(results, low)
+            y, h_n, c_n = lstm(x, hx, params, *stack, batch_first, lengths=lengths)
+        of_c = low
+        if has_projection(params, has_biases, num_layers, bidirectional):  # torch's keeps c's own
+            of_c = torch.promote_types(low, states[1].dtype if states else input.dtype)
+        return y.to(low), h_n.to(low), c_n.to(of_c)
     low = cuda_autocast_dtype(input)
     if low is not None:
         with torch.autocast("cuda", enabled=False):
@@ -298,17 +310,150 @@ def lstm(
             return lstm(x, hx, params, *stack, batch_first, lengths=lengths)
     dtype = _kernel_dtype((input, *params, *states))
     if dtype is None or has_projection(params, has_biases, num_layers, bidirectional):
-        if not all(isinstance(p, Tensor) for p in params):
-            raise TypeError("params: expected Tensors, got None, as of a bias that was taken away")
-        if lengths is not None or not backend.native() or _transformed((input, *params)):
-            return reference.lstm(input, hx, params, *stack, batch_first, lengths=lengths)
-        B = input.shape[0 if batch_first else 1]
-        hx = zero_state(params, B, num_layers, bidirectional) if hx is None else hx
-        return torch.lstm(input, hx, list(params), *stack, batch_first)
+        _check_params(params)
+        if _torchs_own(lengths, (input, *params, *states)):
+            if lengths is not None:
+                return _lstm_by_packing(input, hx, params, stack, batch_first, lengths)
+            B = input.shape[0 if batch_first else 1]
+            hx = _zeros_of(input, params, B, stack) if hx is None else hx
+            return torch.lstm(input, hx, list(params), *stack, batch_first)
+        return reference.lstm(input, hx, params, *stack, batch_first, lengths=lengths)
     x = (input.transpose(0, 1) if batch_first else input).to(dtype).contiguous()
     if lengths is not None:
         lengths = check_lengths(lengths, x)
     return _run(None, x, hx, params, stack, batch_first, lengths, dtype)
+
+
+def _check_params(params: Sequence[Tensor]) -> None:
+    if not all(isinstance(p, Tensor) for p in params):
+        raise TypeError("params: expected Tensors, got None, as of a bias that was taken away")
+
+
+def _torchs_own(lengths: Tensor | None, tensors: Sequence[Tensor]) -> bool:
+    """Whether torch's LSTM takes what no kernel serves; the reference takes the rest.
+
+    Traces hold torch's whether kernels are there or not, and torch has the words for what is mixed.
+    """
+    if _transformed(tensors):
+        return False
+    mixed = len({(t.dtype, t.device) for t in tensors}) > 1
+    if not (backend.native() or torch.jit.is_tracing() or mixed):
+        return False
+    if lengths is None:
+        return True
+    # Packing reads lengths, and a graph can't hold what has their sum of rows.
+    known = type(lengths) is Tensor and all(t.device.type == "cpu" for t in (lengths, tensors[0]))
+    return known and 0 not in tensors[0].shape[:2] and not torch.compiler.is_compiling()
+
+
+def _zeros_of(x: Tensor, params: Sequence[Tensor], B: int, stack: Stack) -> State:
+    """torch's default state, which has the input's dtype and device."""
+    _, num_layers, _, _, bidirectional = stack
+    h, c = zero_state(params, B, num_layers, bidirectional)
+    return h.to(x), c.to(x)
+
+
+def _lstm_by_packing(
+    input: Tensor,
+    hx: State | None,
+    params: Sequence[Tensor],
+    stack: Stack,
+    batch_first: bool,
+    lengths: Tensor,
+) -> Result:
+    """`lstm` with lengths on torch's packed LSTM, in which a sequence has one step at least."""
+    x = input.transpose(0, 1) if batch_first else input
+    lengths = check_lengths(lengths, x)
+    x = mask_padding(x, lengths)
+    T, B = x.shape[:2]
+    sizes, order = lengths.clamp(min=1).sort(descending=True)
+    back = order.argsort()
+    h0, c0 = _zeros_of(x, params, B, stack) if hx is None else hx
+    data, batch_sizes = torch._VF._pack_padded_sequence(x.index_select(1, order), sizes, False)
+    y, h, c = torch.lstm(
+        data,
+        batch_sizes,
+        (h0.index_select(1, order), c0.index_select(1, order)),
+        list(params),
+        *stack,
+    )
+    y, _ = torch._VF._pad_packed_sequence(y, batch_sizes, False, 0.0, T)
+    y = mask_padding(y.index_select(1, back), lengths)
+    some = lengths.unsqueeze(1) > 0
+    h = torch.where(some, h.index_select(1, back), h0)
+    c = torch.where(some, c.index_select(1, back), c0)
+    return (y.transpose(0, 1) if batch_first else y), h, c
+
+
+def lstm_packed(
+    data: Tensor,
+    batch_sizes: Tensor,
+    hx: State | None,
+    params: Sequence[Tensor],
+    has_biases: bool,
+    num_layers: int,
+    dropout: float,
+    train: bool,
+    bidirectional: bool,
+) -> Result:
+    """`torch.lstm` of a packed batch: data [N,E], batch_sizes [T] on the CPU, hx in its order.
+
+    Kernels run on the padded form with its lengths; sequences of one length have no padding, and
+    their steps lie in `data` as they are.
+    """
+    stack = (has_biases, num_layers, dropout, train, bidirectional)
+    _check_params(params)
+    if not _packed_served(data, batch_sizes, hx, params, stack):
+        first: Any = batch_sizes[0]  # the batch; no int, so that a trace keeps it open
+        hx = _zeros_of(data, params, first, stack) if hx is None else hx
+        results: Result = torch.lstm(data, batch_sizes, hx, list(params), *stack)
+        return results
+    T, B = batch_sizes.shape[0], int(batch_sizes[0])
+    x: Tensor = data
+    lengths: Tensor | None = None
+    if int(batch_sizes[-1]) == B:
+        x = data.view(T, B, *data.shape[1:])
+    else:
+        x, lengths = torch._VF._pad_packed_sequence(data, batch_sizes, False, 0.0, T)
+    y, h_n, c_n = lstm(x, hx, params, *stack, False, lengths=lengths)
+    low = autocast_dtype(data)
+    if low is not None and not has_projection(params, has_biases, num_layers, bidirectional):
+        # torch's packed path leaves the state in its own precision
+        kind = torch.promote_types(low, (data if hx is None else hx[0]).dtype)
+        y, h_n, c_n = y.to(kind), h_n.to(kind), c_n.to(kind)
+    if lengths is None:
+        return y.flatten(0, 1), h_n, c_n
+    output, _ = torch._VF._pack_padded_sequence(y, lengths, False)
+    return output, h_n, c_n
+
+
+def _packed_served(
+    data: Tensor,
+    batch_sizes: Tensor,
+    hx: State | None,
+    params: Sequence[Tensor],
+    stack: Stack,
+) -> bool:
+    """Whether kernels or the reference take a packed batch: what fits, and isn't torch's alone."""
+    has_biases, num_layers, _, _, bidirectional = stack
+    if torch.jit.is_tracing() or data.dim() != 2 or data.shape[1] != params[0].shape[1]:
+        return False
+    states: tuple[Tensor, ...] = ()
+    if hx is not None:
+        fit = [
+            (num_layers * (2 if bidirectional else 1), int(batch_sizes[0]), size)
+            for size in (params[1].shape[1], params[1].shape[0] // 4)
+        ]
+        if isinstance(hx, Tensor) or [tuple(state.shape) for state in hx] != fit:
+            return False
+        states = tuple(hx)
+    tensors = [data, *params, *states]
+    if autocast_dtype(data) is not None:
+        tensors = _floats(tensors)
+    if not _torchs_own(None, tensors):
+        return True
+    projected = has_projection(params, has_biases, num_layers, bidirectional)
+    return not projected and _kernel_dtype(tensors) is not None
 
 
 def embedding_lstm(
@@ -382,7 +527,7 @@ def _run(
     x: Tensor,
     hx: State | None,
     params: Sequence[Tensor],
-    stack: tuple[bool, int, float, bool, bool],
+    stack: Stack,
     batch_first: bool,
     lengths: Tensor | None,
     dtype: torch.dtype,

@@ -25,6 +25,6 @@ def real_tokens(lengths: Tensor, T: int) -> tuple[Tensor, Tensor] | None:
     tokens = int(lengths.sum())
     if not 0 < tokens <= RAGGED_SHARE * T * lengths.shape[0]:
         return None
-    alive = (torch.arange(T).unsqueeze(1) < lengths).flatten()
+    alive = (torch.arange(T, device="cpu").unsqueeze(1) < lengths).flatten()
     place = (alive.cumsum(0) - 1).clamp_(min=0)  # in the padding anything: it's never looked up
     return alive.nonzero().squeeze(1), place.view(T, -1)

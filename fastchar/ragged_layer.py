@@ -11,26 +11,25 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.library import Library, register_autograd, register_fake
+from torch.library import Library
 
-from fastchar.autograd import Grads, contiguous, last
+from fastchar.autograd import Grads, contiguous, differentiable, last
+from fastchar.fakes import fake
 from fastchar.ragged import real_tokens
 from fastchar.reference.layers import mask_padding
 
 _ops = torch.ops.fastchar
 _library = Library("fastchar", "FRAGMENT")  # whoever drops it drops the ops
-_library.define(
-    "lstm_ragged(Tensor x, Tensor lengths, Tensor w_ih, Tensor? bias, Tensor w_hh, Tensor h0, "
+_SCHEMAS = {
+    "lstm_ragged": "(Tensor x, Tensor lengths, Tensor w_ih, Tensor? bias, Tensor w_hh, Tensor h0, "
     "Tensor c0, bool reverse, bool save) "
-    "-> (Tensor y, Tensor h_n, Tensor c_n, Tensor act, Tensor cell)"
-)
-_library.define(
-    "lstm_ragged_backward(Tensor? grad_y, Tensor? grad_h_n, Tensor? grad_c_n, Tensor act, "
+    "-> (Tensor y, Tensor h_n, Tensor c_n, Tensor act, Tensor cell)",
+    "lstm_ragged_backward": "(Tensor? grad_y, Tensor? grad_h_n, Tensor? grad_c_n, Tensor act, "
     "Tensor cell, Tensor y, Tensor x, Tensor lengths, Tensor w_ih, Tensor w_hh, Tensor h0, "
     "Tensor c0, bool reverse, bool need_x) "
     "-> (Tensor grad_x, Tensor grad_w_ih, Tensor grad_bias, Tensor grad_w_hh, Tensor grad_h0, "
-    "Tensor grad_c0)"
-)
+    "Tensor grad_c0)",
+}
 Results = tuple[Tensor, ...]
 
 
@@ -51,7 +50,7 @@ def _forward(
     else:
         index, place = real
         gates = F.linear(x.flatten(0, 1).index_select(0, index), w_ih, bias)
-    results: Results = _ops.lstm_sequence(gates, place, w_hh, h0, c0, lengths, reverse, save)
+    results: Results = _ops.lstm_sequence.plain(gates, place, w_hh, h0, c0, lengths, reverse, save)
     return results
 
 
@@ -78,7 +77,7 @@ def _backward(
         tokens = mask_padding(x, lengths).flatten(0, 1)
     else:
         tokens = x.flatten(0, 1).index_select(0, index)
-    gates, grad_w_hh, grad_h0, grad_c0 = _ops.lstm_sequence_backward(
+    gates, grad_w_hh, grad_h0, grad_c0 = _ops.lstm_sequence_backward.plain(
         *(grad_y, grad_h_n, grad_c_n, act, cell, y, place, w_hh, h0, c0, lengths, reverse),
         *(len(tokens) if place is not None else 0, True),
     )
@@ -93,11 +92,13 @@ def _backward(
     return grad_x, gates.t() @ tokens, gates.sum(0), grad_w_hh, grad_h0, grad_c0
 
 
-_library.impl("lstm_ragged", _forward, "CPU")
-_library.impl("lstm_ragged_backward", _backward, "CPU")
+for _name, _kernel in (("lstm_ragged", _forward), ("lstm_ragged_backward", _backward)):
+    for _overload in ("", ".plain"):  # as csrc/registration.h does
+        _library.define(f"{_name}{_overload}{_SCHEMAS[_name]}")
+        _library.impl(f"{_name}{_overload}", _kernel, "CPU")
 
 
-@register_fake("fastchar::lstm_ragged")
+@fake("lstm_ragged")
 def _(
     x: Tensor,
     lengths: Tensor,
@@ -114,7 +115,7 @@ def _(
     return new(T, B, H), new(B, H), new(B, H), *saved
 
 
-@register_fake("fastchar::lstm_ragged_backward")
+@fake("lstm_ragged_backward")
 def _(
     grad_y: Tensor | None,
     grad_h_n: Tensor | None,
@@ -166,6 +167,5 @@ def _derivative(ctx: Any, *grads: Tensor | None) -> Grads:
     )
 
 
-register_autograd("fastchar::lstm_ragged", _derivative, setup_context=_setup)
-lstm_ragged = _ops.lstm_ragged.default
+lstm_ragged = differentiable("lstm_ragged", _setup, _derivative)
 _lstm_ragged_backward = last("lstm_ragged_backward")

@@ -50,9 +50,12 @@ class _Weights(Function):
         return step_weight_gradients(gates, x, h, ctx.needs_input_grad)
 
 
-def _asking(weights: tuple[Tensor | None, ...]) -> list[bool]:
-    """Which weights ask for a gradient: it may change between two steps."""
-    return [weight is not None and weight.requires_grad for weight in weights]
+def _asking(weights: tuple[Tensor | None, ...]) -> list[int]:
+    """The version of each weight that asks for a gradient, else -1: both may change between steps.
+
+    A weight changed in place under autograd has another graph behind it from then on.
+    """
+    return [w._version if w is not None and w.requires_grad else -1 for w in weights]
 
 
 class _Loop:

@@ -3,11 +3,13 @@
 import copy
 import logging
 import pickle
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrizations
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
+from torch.nn.utils import parametrizations, prune
 
 import fastchar
 
@@ -106,3 +108,91 @@ def test_from_modules() -> None:
         fastchar.EmbeddingLSTM.from_modules(embedding, nn.GRU(4, 5))
     with pytest.raises(ValueError, match="max_norm"):
         fastchar.EmbeddingLSTM.from_modules(nn.Embedding(9, 4, max_norm=1.0), lstm)
+    with pytest.raises(TypeError, match=r"expected an nn.Embedding, got Linear"):
+        fastchar.EmbeddingLSTM.from_modules(nn.Linear(9, 4), lstm)
+
+
+def test_from_modules_refuses_what_it_would_not_run() -> None:
+    """A forward of the user's own would be passed over in silence."""
+
+    class Scaled(nn.Embedding):
+        def forward(self, input: Tensor) -> Tensor:
+            return 3 * super().forward(input)
+
+    class Doubled(nn.LSTM):
+        def forward(self, *args: Tensor) -> Tensor:
+            return 2 * super().forward(*args)[0]
+
+    class Plain(nn.Embedding):
+        """Nothing of its own."""
+
+    replaced = nn.Embedding(9, 4)
+    replaced.forward = lambda ids: ids  # type: ignore[method-assign]
+    for embedding, lstm, message in (
+        (Scaled(9, 4), nn.LSTM(4, 5), "Scaled with its own forward"),
+        (nn.Embedding(9, 4), Doubled(4, 5), "got Doubled"),
+        (replaced, nn.LSTM(4, 5), "one with another forward"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            fastchar.EmbeddingLSTM.from_modules(embedding, lstm)
+    pair = fastchar.EmbeddingLSTM.from_modules(Plain(9, 4), nn.LSTM(4, 5))
+    ids = torch.randint(9, (6, 3))
+    torch.testing.assert_close(pair(ids), pair.lstm(pair.embedding(ids)))
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: nn.utils.weight_norm(nn.LSTM(4, 5), "weight_hh_l0"),
+        lambda: prune.l1_unstructured(nn.LSTM(4, 5), "weight_hh_l0", amount=0.3),
+        lambda: parametrizations.spectral_norm(nn.LSTM(4, 5), "weight_hh_l0").eval(),
+        lambda: parametrizations.weight_norm(nn.LSTMCell(4, 5), "weight_hh"),
+        lambda: parametrizations.weight_norm(nn.Embedding(9, 4), "weight"),
+        lambda: nn.Embedding.from_pretrained(torch.randn(9, 4)),
+        lambda: nn.Embedding(9, 4, max_norm=0.5),
+        lambda: nn.LSTM(4, 5, proj_size=2),
+        lambda: checkpoint_wrapper(nn.LSTM(4, 5)),
+        lambda: torch.compile(nn.LSTM(4, 5), backend="eager"),
+    ],
+)
+def test_what_others_made_of_a_module(make: Callable[[], nn.Module]) -> None:
+    """Computed weights, options, and wrappers: results and gradients stay."""
+    model = make()
+    names = [type(m).__name__ for m in model.modules()]
+    embeds = any(isinstance(m, nn.Embedding) for m in model.modules())
+    cell = any(isinstance(m, nn.LSTMCell) for m in model.modules())
+    given = torch.randint(9, (6, 3)) if embeds else torch.randn(6, 3, 4)[0 if cell else slice(None)]
+
+    def results() -> list[Tensor]:
+        leaves = torch.utils._pytree.tree_leaves
+        out = leaves(model(given))
+        trained = [p for p in model.parameters() if p.requires_grad]
+        total = sum(t.square().sum() for t in out)
+        return [*out, *(torch.autograd.grad(total, trained) if trained else ())]
+
+    before = results()
+    fastchar.accelerate(model)
+    for a, b in zip(results(), before, strict=True):
+        torch.testing.assert_close(a, b)
+    assert [type(m).__name__ for m in model.modules()] == names
+    assert any(
+        cls.__module__.startswith("fastchar") for m in model.modules() for cls in type(m).__mro__
+    )
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_quantized_and_scripted_modules_are_left_alone() -> None:
+    """They have no weights of ours to run; and quantizing the rest of a model leaves ours alone."""
+    model = nn.ModuleDict({"lstm": nn.LSTM(4, 5), "head": nn.Linear(5, 2)})
+    quantized = torch.ao.quantization.quantize_dynamic(model)
+    kind = type(quantized["lstm"])
+    assert type(fastchar.accelerate(quantized)["lstm"]) is kind
+    scripted = nn.ModuleList([torch.jit.script(nn.LSTM(4, 5))])
+    assert isinstance(fastchar.accelerate(scripted)[0], torch.jit.ScriptModule)
+    ours = torch.ao.quantization.quantize_dynamic(fastchar.accelerate(model))
+    assert type(ours["lstm"]) is fastchar.LSTM
+    assert "quantized" in type(ours["head"]).__module__
+    x = torch.randn(6, 3, 4)
+    torch.testing.assert_close(ours["lstm"](x), model["lstm"](x))

@@ -8,8 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
+from torch._functorch.aot_autograd import aot_module_simplified, make_boxed_func
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+from torch.utils.checkpoint import checkpoint
 
 import fastchar
 from fastchar import functional
@@ -301,3 +303,100 @@ def test_fake_tensors_go_through_eager(lengths: bool) -> None:
         z, _ = fastchar.EmbeddingLSTM(7, 4, 6)(torch.randint(7, (5, 3)), lengths=n)
         z.sum().backward()
     assert (y.shape, h.shape, z.shape) == ((5, 3, 6), (2, 3, 6), (5, 3, 6))
+
+
+@pytest.mark.native
+@pytest.mark.parametrize("ragged", [False, True])
+def test_dimensions_marked_as_dynamic(ragged: bool) -> None:
+    """mark_dynamic on T and B holds: our code fixes neither, so one graph serves from the start."""
+    counter = CompileCounterWithBackend("aot_eager")
+    model = Tagger()
+    compiled = torch.compile(model, fullgraph=True, backend=counter)
+    for T, B in ((7, 5), (9, 6), (3, 40)):
+        ids, lengths = batch(T, B)
+        given = (ids, lengths) if ragged else (ids,)
+        for tensor in given:
+            for dim in range(tensor.dim()):
+                torch._dynamo.mark_dynamic(tensor, dim)
+        torch.testing.assert_close(compiled(*given), model(*given), rtol=1e-4, atol=1e-5)
+    assert counter.frame_count == 1
+
+
+def test_transforms_and_checkpoints_inside_a_graph() -> None:
+    """func.grad, vmap, jvp, checkpoint and autocast within what is compiled, as in eager."""
+    lstm = fastchar.LSTM(4, 6)
+    weights = {k: p.detach() for k, p in lstm.named_parameters()}
+    x = torch.randn(5, 3, 4)
+
+    def loss(weights: Any, x: Tensor) -> Tensor:
+        return torch.func.functional_call(lstm, weights, (x,))[0].square().sum()
+
+    def autocast(x: Tensor) -> Any:
+        with torch.autocast("cpu", torch.bfloat16):
+            return lstm(x)
+
+    for call, args in (
+        (torch.func.grad(loss), (weights, x)),
+        (torch.func.vmap(lambda x: lstm(x.unsqueeze(1))[0], 1), (x,)),
+        (lambda x: torch.func.jvp(lambda x: lstm(x)[0], (x,), (x,)), (x,)),
+        (lambda x: checkpoint(lambda x: lstm(x)[0], x, use_reentrant=False), (x,)),
+        (autocast, (x,)),
+    ):
+        compiled = torch.compile(call, fullgraph=True, backend="aot_eager")
+        torch.testing.assert_close(compiled(*args), call(*args))
+
+
+def test_more_modules_in_whole_graphs() -> None:
+    """State given, dropout off and on, projections, computed weights, options of lookups, and a
+    user's accelerated subclass: none breaks a graph."""
+
+    class Scaled(nn.Embedding):
+        def forward(self, ids: Tensor) -> Tensor:
+            return 2 * super().forward(ids)
+
+    x, ids, state = torch.randn(5, 3, 4), torch.randint(7, (5, 3)), torch.randn(2, 1, 3, 6)
+    normed = nn.utils.parametrizations.weight_norm(fastchar.LSTM(4, 6), "weight_hh_l0")
+    for module, args, kwargs in (
+        (fastchar.LSTM(4, 6), (x, tuple(state)), {}),
+        (fastchar.LSTM(4, 6, 2, dropout=0.5).eval(), (x,), {}),
+        (fastchar.LSTM(4, 6, proj_size=2), (x,), {}),
+        (fastchar.LSTM(4, 6, proj_size=2), (x,), {"lengths": torch.tensor([5, 0, 2])}),
+        (normed, (x,), {}),
+        (fastchar.Embedding(7, 4, max_norm=0.5), (ids,), {}),
+        (fastchar.Embedding(7, 4, padding_idx=0, scale_grad_by_freq=True), (ids,), {}),
+        (fastchar.accelerate(Scaled(7, 4)), (ids,), {}),
+    ):
+        torch._dynamo.reset()
+        compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
+        ends = []
+        for call in (compiled, module):
+            out = torch.utils._pytree.tree_leaves(call(*args, **kwargs))
+            total = sum(t.square().sum() for t in out)
+            ends.append([*out, *torch.autograd.grad(total, list(module.parameters()))])
+        for a, b in zip(*ends, strict=True):
+            torch.testing.assert_close(a, b)
+    dropped = torch.compile(fastchar.LSTM(4, 6, 2, dropout=0.5), fullgraph=True)
+    assert not torch.equal(dropped(x)[0], dropped(x)[0])
+
+
+@pytest.mark.native
+def test_graphs_call_the_plain_ops() -> None:
+    """Past autograd nothing calls its formulas, which are Python: every op that a compiler is left
+    with, forward and backward, is the overload without one."""
+    seen: list[str] = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: Any) -> Any:
+        def compiler(graph: torch.fx.GraphModule, inputs: Any) -> Any:
+            seen.extend(str(node.target) for node in graph.graph.nodes)
+            return make_boxed_func(graph.forward)
+
+        return aot_module_simplified(graph, inputs, fw_compiler=compiler, bw_compiler=compiler)
+
+    model = Tagger()
+    compiled = torch.compile(model, fullgraph=True, backend=backend)
+    ids = torch.randint(11, (7, 5))
+    compiled(ids, torch.tensor([7, 1, 4, 2, 7])).backward()
+    compiled(ids).backward()
+    ours = [name for name in seen if name.startswith("fastchar.")]
+    assert len(ours) > 12
+    assert all(name.endswith(".plain") for name in ours), ours

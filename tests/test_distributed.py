@@ -65,3 +65,29 @@ def test_gradients_are_one_processs(tmp_path: Path, sharded: bool) -> None:
     grads = torch.load(tmp_path / "grads.pt")
     for p, g in zip(model.parameters(), grads, strict=True):
         torch.testing.assert_close(g, p.grad)
+
+
+def test_tensors_of_a_mesh(tmp_path: Path) -> None:
+    """Weights and inputs that are DTensors, as in tensor parallelism, run on torch's ops."""
+    from torch.distributed.tensor import DTensor, Replicate, distribute_tensor
+    from torch.distributed.tensor.parallel import RowwiseParallel, parallelize_module
+
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/alone", rank=0, world_size=1)
+    try:
+        mesh = dist.device_mesh.init_device_mesh("cpu", (1,))
+        ids = torch.randint(7, (5, 3))
+        model = nn.Sequential(fastchar.Embedding(7, 4))
+        expected = model(ids)
+        parallelize_module(model, mesh, {"0": RowwiseParallel(input_layouts=Replicate())})
+        torch.testing.assert_close(model(ids), expected)
+        model(ids).sum().backward()
+        assert isinstance(model[0].weight.grad, DTensor)
+        lstm, x = fastchar.LSTM(4, 6), torch.randn(5, 3, 4)
+        expected = lstm(x)[0]
+        for name, p in list(lstm.named_parameters()):
+            setattr(lstm, name, nn.Parameter(distribute_tensor(p.data, mesh, [Replicate()])))
+        y = lstm(distribute_tensor(x, mesh, [Replicate()]))[0]
+        assert isinstance(y, DTensor)
+        torch.testing.assert_close(y.full_tensor(), expected)
+    finally:
+        dist.destroy_process_group()

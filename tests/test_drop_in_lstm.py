@@ -92,8 +92,8 @@ def test_packed_sequences(o, data, enforce_sorted, hx) -> None:  # type: ignore
 
 
 @settings(max_examples=25)
-@given(o=options, data=st.data(), int32=st.booleans())
-def test_lengths_are_packing(o, data, int32) -> None:  # type: ignore
+@given(o=options, data=st.data(), int32=st.booleans(), hx=st.booleans())
+def test_lengths_are_packing(o, data, int32, hx) -> None:  # type: ignore
     """lengths= gives what packing and padding back gives, and zero gradients in the padding."""
     lengths = data.draw(st.lists(st.integers(1, 6), min_size=1, max_size=5))
     ours, theirs = pair(3, 5, dtype=D, **o)
@@ -111,8 +111,9 @@ def test_lengths_are_packing(o, data, int32) -> None:  # type: ignore
             y, hx = self.lstm(packed, hx)
             return pad_packed_sequence(y, batch_first, total_length=T)[0], hx
 
-    got = results(ours, x, None, lengths=n)
-    assert_same(got, results(Packing(), x, None))
+    state = states(o, B, 5) if hx else None
+    got = results(ours, x, state, lengths=n)
+    assert_same(got, results(Packing(), x, state))
     grad_x = got[-1] if batch_first else got[-1].transpose(0, 1)
     for b, length in enumerate(lengths):
         assert not grad_x[b, length:].any()
@@ -138,6 +139,30 @@ def test_empty_batch_and_empty_sequence_are_torchs() -> None:
     for module in (ours, theirs):
         with pytest.raises(RuntimeError, match="Expected sequence length to be larger than 0"):
             module(torch.randn(0, 2, 2))
+
+
+@pytest.mark.parametrize("proj_size", [0, 2])
+@pytest.mark.parametrize("lengths", [[3, 0, 2, 0], [0, 0, 0, 0]])
+def test_sequences_without_steps(proj_size: int, lengths: list[int]) -> None:
+    """Zeros out, the state as it came, and what stands in their padding, NaN too, counts for
+    nothing, gradients included."""
+    module = fastchar.LSTM(2, 3, 2, bidirectional=True, proj_size=proj_size, dtype=D)
+    n = torch.tensor(lengths)
+    x = torch.randn(3, 4, 2, dtype=D)
+    x[torch.arange(3).unsqueeze(1) >= n] = float("nan")
+    x.requires_grad_()
+    h0 = torch.randn(4, 4, proj_size or 3, dtype=D, requires_grad=True)
+    c0 = torch.randn(4, 4, 3, dtype=D, requires_grad=True)
+    y, (h, c) = module(x, (h0, c0), lengths=n)
+    empty = n == 0
+    assert not y[:, empty].any()
+    assert torch.equal(h[:, empty], h0[:, empty])
+    assert torch.equal(c[:, empty], c0[:, empty])
+    grads = torch.autograd.grad(
+        y.sum() + h.sum() + c.sum(), [x, h0, c0, *module.parameters()], allow_unused=True
+    )
+    assert all(g is None or g.isfinite().all() for g in grads)
+    assert (grads[1][:, empty] == 1).all()
 
 
 H0 = torch.zeros(1, 3, 4)
@@ -193,5 +218,9 @@ def test_lengths_errors_and_devices() -> None:
         module(x, lengths=torch.tensor([1, 6, 2]))
     with pytest.raises(ValueError, match=r"expected shape \[3\], got \[2\]"):
         module(x, lengths=torch.tensor([1, 2]))
+    with pytest.raises(ValueError, match=r"must be int32 or int64, got torch\.int16"):
+        module(x, lengths=torch.tensor([1, 2, 3], dtype=torch.int16))
+    with pytest.raises(TypeError, match="must be a Tensor, got list"):
+        module(x, lengths=[5, 3, 2])
     with pytest.raises(ValueError, match="PackedSequence"):
         module(pack_padded_sequence(x, [5, 5, 5]), lengths=torch.tensor([5, 5, 5]))

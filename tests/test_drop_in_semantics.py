@@ -287,7 +287,6 @@ SAME_TYPE: dict[str, Case] = {
     "a bias gone": lambda m: changed(m.LSTM(4, 6), "bias_ih_l0", None)(X),
     "ids out of range": lambda m: m.Embedding(3, 3)(IDS),
     "ids below zero": lambda m: m.Embedding(3, 3)(IDS - 1),
-    "output changed": lambda m: m.LSTM(4, 6)(X)[0].mul_(2).sum().backward(),
     "a cell's weight": lambda m: changed(m.LSTMCell(4, 6), "weight_hh", nn.Parameter(X[0]))(X[0]),
 }
 
@@ -339,6 +338,66 @@ def test_traces_run_at_other_sizes() -> None:
     for T, B in ((5, 3), (9, 2), (1, 8)):
         ids = torch.randint(7, (T, B))
         torch.testing.assert_close(traced(ids), model(ids))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:Converting a tensor to a Python:torch.jit.TracerWarning")
+@pytest.mark.parametrize("how", ["packed", "lengths", "projected"])
+def test_ragged_traces_run_at_other_sizes(how: str) -> None:
+    """Packed or by lengths, a trace holds torch's packed LSTM: other lengths, T and B go in."""
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lstm = fastchar.LSTM(4, 6, bidirectional=True, proj_size=2 * (how == "projected"))
+
+        def forward(self, x: Tensor, lengths: Tensor, h: Tensor, c: Tensor) -> Any:
+            if how != "packed":
+                return self.lstm(x, (h, c), lengths=lengths)
+            packed = pack_padded_sequence(x, lengths, enforce_sorted=False)
+            y, state = self.lstm(packed, (h, c))
+            return nn.utils.rnn.pad_packed_sequence(y)[0], state
+
+    def inputs(T: int, lengths: list[int]) -> tuple[Tensor, ...]:
+        B = len(lengths)
+        h = torch.randn(2, B, 2 if how == "projected" else 6)
+        return torch.randn(T, B, 4), torch.tensor(lengths), h, torch.randn(2, B, 6)
+
+    model = Model()
+    traced = torch.jit.trace(model, inputs(5, [5, 3, 2]), check_trace=False)
+    least = 1 if how == "packed" else 0
+    for T, lengths in ((5, [1, 5, 2]), (9, [9, least, 1]), (3, [3, 3]), (4, [2])):
+        if how == "packed":
+            T = max(lengths)
+        given = inputs(T, lengths)
+        torch.testing.assert_close(traced(*given), model(*given))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_scripted_models_run_torchs_own() -> None:
+    """torch.jit.script takes models with ours in them: torch's modules, with the same parameters,
+    stand in their places; what has no such twin says so."""
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embedding = fastchar.Embedding(7, 4, padding_idx=0)
+            self.lstm = fastchar.LSTM(4, 6, 2, bidirectional=True)
+            self.cell = fastchar.LSTMCell(12, 6)
+
+        def forward(self, ids: Tensor) -> Tensor:
+            h: Tensor = self.cell(self.lstm(self.embedding(ids))[0][-1])[0]
+            return h
+
+    model, ids = Model(), torch.randint(7, (5, 3))
+    parameters, expected = list(model.parameters()), model(ids)
+    scripted = torch.jit.script(model)
+    torch.testing.assert_close(scripted(ids), expected)
+    torch.testing.assert_close(model(ids), expected)
+    assert type(fastchar.accelerate(model).lstm) is fastchar.LSTM
+    assert all(a is b for a, b in zip(model.parameters(), parameters, strict=True))
+    with pytest.raises(NotImplementedError, match="can't compile an EmbeddingLSTM"):
+        torch.jit.script(fastchar.EmbeddingLSTM(7, 4, 6))
 
 
 def test_the_packed_result_is_a_packed_sequence() -> None:

@@ -44,8 +44,8 @@ def in_schema(text: str) -> tuple[str, Signature]:
 def schemas() -> dict[str, Signature]:
     """By op, from ops.cpp."""
     source = re.sub(r"//.*", "", (CSRC / "ops.cpp").read_text())
-    calls = re.findall(r'm\.def\(((?:\s*"[^"]*")+)\);', source)
-    assert len(calls) == source.count("m.def(")
+    calls = re.findall(r'define\(\s*m,((?:\s*"[^"]*")+)\);', source)
+    assert len(calls) == source.count("define(")
     found = dict(in_schema("".join(re.findall(r'"([^"]*)"', call))) for call in calls)
     assert len(found) == len(calls)
     return found
@@ -76,13 +76,14 @@ def launchers(device: str) -> dict[str, Signature]:
     pattern = "cpu/*.cpp" if device == "CPU" else "cuda/*.cu"
     for path in sorted(CSRC.glob(pattern)):
         source = re.sub(r"//.*", "", path.read_text())
-        registered = re.findall(r'm\.impl\(\s*"(\w+)",\s*TORCH_BOX\(&(\w+)\)\s*\);', source)
-        assert len(registered) == source.count("m.impl("), path
+        registered = re.findall(r"FASTCHAR_IMPL\(m, (\w+)\);", source)
+        assert len(registered) == source.count("FASTCHAR_IMPL("), path
+        assert "m.impl(" not in source, path
         if registered:
             assert f"STABLE_TORCH_LIBRARY_IMPL(fastchar, {device}, m)" in source, path
-        for op, function in registered:
+        for op in registered:
             assert op not in found, f"{op} is registered twice"
-            found[op] = in_definition(source, function)
+            found[op] = in_definition(source, op)
     return found
 
 

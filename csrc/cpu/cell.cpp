@@ -1,10 +1,10 @@
 // Launchers of the LSTM cell on the CPU.
-#include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <tuple>
 
 #include "../check.h"
 #include "../parallel.h"
+#include "../registration.h"
 #include "dispatch.h"
 #include "output.h"
 
@@ -73,8 +73,8 @@ std::tuple<Tensor, Tensor> lstm_cell_backward(const std::optional<Tensor>& grad_
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(fastchar, CPU, m) {
-  m.impl("lstm_cell", TORCH_BOX(&lstm_cell));
-  m.impl("lstm_cell_backward", TORCH_BOX(&lstm_cell_backward));
+  FASTCHAR_IMPL(m, lstm_cell);
+  FASTCHAR_IMPL(m, lstm_cell_backward);
 }
 
 }  // namespace fastchar

@@ -1,5 +1,4 @@
 // Launchers of the embedding kernels on the CPU.
-#include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <atomic>
 #include <vector>
@@ -7,6 +6,7 @@
 #include "../check.h"
 #include "../ids.h"
 #include "../parallel.h"
+#include "../registration.h"
 #include "dispatch.h"
 #include "output.h"
 #include "workspace.h"
@@ -88,8 +88,8 @@ Tensor embedding_backward(const Tensor& grad, const Tensor& ids_arg, int64_t num
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(fastchar, CPU, m) {
-  m.impl("embedding", TORCH_BOX(&embedding));
-  m.impl("embedding_backward", TORCH_BOX(&embedding_backward));
+  FASTCHAR_IMPL(m, embedding);
+  FASTCHAR_IMPL(m, embedding_backward);
 }
 
 }  // namespace fastchar

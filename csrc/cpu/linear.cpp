@@ -1,5 +1,4 @@
 // Launchers of the linear layer on many rows, and of its gradients, on the CPU.
-#include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <algorithm>
 #include <optional>
@@ -7,6 +6,7 @@
 
 #include "../check.h"
 #include "../parallel.h"
+#include "../registration.h"
 #include "dispatch.h"
 #include "output.h"
 #include "workspace.h"
@@ -103,9 +103,9 @@ std::tuple<Tensor, Tensor> linear_weight_grad(const Tensor& grad, const Tensor& 
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(fastchar, CPU, m) {
-  m.impl("linear", TORCH_BOX(&linear));
-  m.impl("linear_input_grad", TORCH_BOX(&linear_input_grad));
-  m.impl("linear_weight_grad", TORCH_BOX(&linear_weight_grad));
+  FASTCHAR_IMPL(m, linear);
+  FASTCHAR_IMPL(m, linear_input_grad);
+  FASTCHAR_IMPL(m, linear_weight_grad);
 }
 
 }  // namespace fastchar

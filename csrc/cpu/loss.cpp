@@ -1,5 +1,4 @@
 // Launchers of linear + cross entropy on the CPU.
-#include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <algorithm>
 #include <optional>
@@ -8,6 +7,7 @@
 
 #include "../check.h"
 #include "../parallel.h"
+#include "../registration.h"
 #include "dispatch.h"
 #include "output.h"
 #include "workspace.h"
@@ -193,9 +193,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> linear_cross_entropy_reduced(
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(fastchar, CPU, m) {
-  m.impl("linear_cross_entropy", TORCH_BOX(&linear_cross_entropy));
-  m.impl("linear_cross_entropy_backward", TORCH_BOX(&linear_cross_entropy_backward));
-  m.impl("linear_cross_entropy_reduced", TORCH_BOX(&linear_cross_entropy_reduced));
+  FASTCHAR_IMPL(m, linear_cross_entropy);
+  FASTCHAR_IMPL(m, linear_cross_entropy_backward);
+  FASTCHAR_IMPL(m, linear_cross_entropy_reduced);
 }
 
 }  // namespace fastchar

@@ -1,5 +1,4 @@
 // Launchers of the LSTM over a whole sequence on the CPU.
-#include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <algorithm>
 #include <atomic>
@@ -10,6 +9,7 @@
 #include "../check.h"
 #include "../ids.h"
 #include "../parallel.h"
+#include "../registration.h"
 #include "dispatch.h"
 #include "output.h"
 #include "workspace.h"
@@ -234,8 +234,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> lstm_sequence_backward(
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(fastchar, CPU, m) {
-  m.impl("lstm_sequence", TORCH_BOX(&lstm_sequence));
-  m.impl("lstm_sequence_backward", TORCH_BOX(&lstm_sequence_backward));
+  FASTCHAR_IMPL(m, lstm_sequence);
+  FASTCHAR_IMPL(m, lstm_sequence_backward);
 }
 
 }  // namespace fastchar

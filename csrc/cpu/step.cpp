@@ -1,11 +1,11 @@
 // Launchers of the LSTM step with its products on the CPU.
-#include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <algorithm>
 #include <tuple>
 
 #include "../check.h"
 #include "../parallel.h"
+#include "../registration.h"
 #include "dispatch.h"
 #include "output.h"
 #include "workspace.h"
@@ -118,8 +118,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> lstm_step_backward(
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(fastchar, CPU, m) {
-  m.impl("lstm_step", TORCH_BOX(&lstm_step));
-  m.impl("lstm_step_backward", TORCH_BOX(&lstm_step_backward));
+  FASTCHAR_IMPL(m, lstm_step);
+  FASTCHAR_IMPL(m, lstm_step_backward);
 }
 
 }  // namespace fastchar

@@ -3,6 +3,7 @@
 
 #include <tuple>
 
+#include "../registration.h"
 #include "launch.h"
 
 namespace fastchar::cuda {
@@ -70,8 +71,8 @@ std::tuple<Tensor, Tensor> lstm_cell_backward(const std::optional<Tensor>& grad_
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(fastchar, CUDA, m) {
-  m.impl("lstm_cell", TORCH_BOX(&lstm_cell));
-  m.impl("lstm_cell_backward", TORCH_BOX(&lstm_cell_backward));
+  FASTCHAR_IMPL(m, lstm_cell);
+  FASTCHAR_IMPL(m, lstm_cell_backward);
 }
 
 }  // namespace fastchar::cuda

@@ -3,6 +3,7 @@
 
 #include <vector>
 
+#include "../registration.h"
 #include "embedding.cuh"
 
 namespace fastchar::cuda {
@@ -138,8 +139,8 @@ Tensor scatter_tokens(const Tensor& grad, const Tensor& ids,
 }
 
 STABLE_TORCH_LIBRARY_IMPL(fastchar, CUDA, m) {
-  m.impl("embedding", TORCH_BOX(&embedding));
-  m.impl("embedding_backward", TORCH_BOX(&embedding_backward));
+  FASTCHAR_IMPL(m, embedding);
+  FASTCHAR_IMPL(m, embedding_backward);
 }
 
 }  // namespace fastchar::cuda

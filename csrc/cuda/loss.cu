@@ -5,6 +5,7 @@
 #include <tuple>
 #include <utility>
 
+#include "../registration.h"
 #include "launch.h"
 
 namespace fastchar::cuda {
@@ -225,9 +226,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> linear_cross_entropy_reduced(
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(fastchar, CUDA, m) {
-  m.impl("linear_cross_entropy", TORCH_BOX(&linear_cross_entropy));
-  m.impl("linear_cross_entropy_backward", TORCH_BOX(&linear_cross_entropy_backward));
-  m.impl("linear_cross_entropy_reduced", TORCH_BOX(&linear_cross_entropy_reduced));
+  FASTCHAR_IMPL(m, linear_cross_entropy);
+  FASTCHAR_IMPL(m, linear_cross_entropy_backward);
+  FASTCHAR_IMPL(m, linear_cross_entropy_reduced);
 }
 
 }  // namespace fastchar::cuda

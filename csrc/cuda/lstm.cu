@@ -4,6 +4,7 @@
 #include <cstdlib>
 #include <tuple>
 
+#include "../registration.h"
 #include "before.cuh"
 #include "embedding.h"
 #include "steps.cuh"
@@ -238,8 +239,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> lstm_sequence_backward(
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(fastchar, CUDA, m) {
-  m.impl("lstm_sequence", TORCH_BOX(&lstm_sequence));
-  m.impl("lstm_sequence_backward", TORCH_BOX(&lstm_sequence_backward));
+  FASTCHAR_IMPL(m, lstm_sequence);
+  FASTCHAR_IMPL(m, lstm_sequence_backward);
 }
 
 }  // namespace fastchar::cuda

@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 
 from fastchar import functional
+from fastchar.nn.scripting import torchs_twin
 
 
 class Embedding(nn.Embedding):
@@ -22,3 +23,6 @@ class Embedding(nn.Embedding):
             self.scale_grad_by_freq,
             self.sparse,
         )
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        return torchs_twin(self, Embedding, nn.Embedding)

@@ -57,11 +57,19 @@ class EmbeddingLSTM(nn.Module):
     def from_modules(cls, embedding: nn.Embedding, lstm: nn.Module) -> EmbeddingLSTM:
         """An `nn.Embedding` and the `nn.LSTM` that reads it, as one; both become ours, in place.
 
-        ValueError unless the sizes fit and the embedding's options leave the fold exact.
+        TypeError for other modules, and for those whose forward is somebody's own, which would not
+        run; ValueError unless the sizes fit and the embedding's options leave the fold exact.
         """
-        embedding, lstm = convert(embedding), convert(lstm)
-        if not isinstance(lstm, LSTM):
-            raise TypeError(f"lstm: expected an nn.LSTM, got {type(lstm).__name__}")
+        parts = (("embedding", convert(embedding), Embedding), ("lstm", convert(lstm), LSTM))
+        for name, module, ours in parts:
+            expected = f"{name}: expected an nn.{ours.__name__}"
+            if "forward" in vars(module):
+                raise TypeError(f"{expected}, got one with another forward")
+            if not isinstance(module, ours):
+                raise TypeError(f"{expected}, got {type(module).__name__}")
+            if type(module).forward is not ours.forward:
+                raise TypeError(f"{expected}, got {type(module).__name__} with its own forward")
+        assert isinstance(lstm, LSTM)
         if embedding.embedding_dim != lstm.input_size:
             raise ValueError(
                 f"lstm: expected input_size {embedding.embedding_dim}, the embedding's dimension, "
@@ -96,3 +104,8 @@ class EmbeddingLSTM(nn.Module):
             )
 
         return lstm.run_padded(ids, hx, 0, run)
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        raise NotImplementedError(
+            "torch.jit.script can't compile an EmbeddingLSTM; torch.jit.trace and torch.export can"
+        )

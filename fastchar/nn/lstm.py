@@ -11,6 +11,7 @@ from torch._compile import _disable_dynamo
 from torch.nn.utils.rnn import PackedSequence
 
 from fastchar import functional
+from fastchar.nn.scripting import torchs_twin
 
 State = tuple[Tensor, Tensor]
 Run = Callable[[Tensor, State | None], tuple[Tensor, Tensor, Tensor]]
@@ -82,10 +83,10 @@ class LSTM(nn.RNNBase):
             return y.squeeze(batch_dim), (h_n.squeeze(1), c_n.squeeze(1))
         return y, (h_n, c_n)
 
+    permute_hidden: Any = nn.LSTM.permute_hidden
     # Ours has no use for them; code that was written for nn.LSTM may call them.
     check_forward_args: Any = nn.LSTM.check_forward_args
     get_expected_cell_size: Any = nn.LSTM.get_expected_cell_size
-    permute_hidden: Any = nn.LSTM.permute_hidden
 
     def weights(self) -> list[Tensor]:
         """Parameters in `torch.lstm`'s order, read by name: whatever stands there now counts."""
@@ -105,37 +106,15 @@ class LSTM(nn.RNNBase):
     def _forward_packed(
         self, packed: PackedSequence, hx: State | None
     ) -> tuple[PackedSequence, State]:
-        """Runs the padded form with its lengths; order in and out is the packed one's.
-
-        Sequences of one length have no padding: their steps lie in `data` as they are.
-        """
+        """Order in and out is the packed one's, that of states the caller's."""
         data, batch_sizes, sorted_indices, unsorted_indices = packed
-        if hx is not None or data.dtype == self.weights()[0].dtype:  # else torch's error differs
-            self.check_input(data, batch_sizes)
         if hx is not None:
-            if sorted_indices is not None:
-                hx = (hx[0].index_select(1, sorted_indices), hx[1].index_select(1, sorted_indices))
-            self._check_state(hx, int(batch_sizes[0]))
-        T, B = batch_sizes.size(0), int(batch_sizes[0])
-        x, lengths = data, None
-        if int(batch_sizes[-1]) == B:
-            x = data.view(T, B, *data.shape[1:])
-        else:
-            x, lengths = torch._VF._pad_packed_sequence(data, batch_sizes, False, 0.0, T)
-        y, h_n, c_n = functional.lstm(
-            x, hx, self.weights(), *self.stack_options()[:5], False, lengths=lengths
+            hx = self.permute_hidden(hx, sorted_indices)
+        output, h_n, c_n = functional.lstm_packed(
+            data, batch_sizes, hx, self.weights(), *self.stack_options()[:5]
         )
-        low = functional.autocast_dtype(data)
-        if low is not None:  # torch's packed path leaves the state in its own precision
-            kind = torch.promote_types(low, (data if hx is None else hx[0]).dtype)
-            y, h_n, c_n = y.to(kind), h_n.to(kind), c_n.to(kind)
-        if lengths is None:
-            output = y.flatten(0, 1)
-        else:
-            output, _ = torch._VF._pack_padded_sequence(y, lengths, False)
-        if unsorted_indices is not None:
-            h_n, c_n = h_n.index_select(1, unsorted_indices), c_n.index_select(1, unsorted_indices)
-        return PackedSequence(output, batch_sizes, sorted_indices, unsorted_indices), (h_n, c_n)
+        state = self.permute_hidden((h_n, c_n), unsorted_indices)
+        return PackedSequence(output, batch_sizes, sorted_indices, unsorted_indices), state
 
     def check_input(self, input: Tensor, batch_sizes: Tensor | None) -> None:
         """torch's check, in its words, against the weight that is there now."""
@@ -161,6 +140,9 @@ class LSTM(nn.RNNBase):
             self.check_hidden_size(
                 hx[k], (count, batch, sizes[k]), f"Expected hidden[{k}] size {{}}, got {{}}"
             )
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        return torchs_twin(self, LSTM, nn.LSTM)
 
 
 @_disable_dynamo  # not torch.compiler.disable, which would import Dynamo with us

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from fastchar import functional
+from fastchar.nn.scripting import torchs_twin
 
 
 class LSTMCell(nn.LSTMCell):
@@ -30,3 +31,6 @@ class LSTMCell(nn.LSTMCell):
             x, hx, self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh
         )
         return (h, c) if batched else (h.squeeze(0), c.squeeze(0))
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        return torchs_twin(self, LSTMCell, nn.LSTMCell)

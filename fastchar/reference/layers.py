@@ -171,9 +171,11 @@ def check_lengths(lengths: Tensor, x: Tensor) -> Tensor:
     """`lengths` as int64 [B] on x's device; ValueError unless it fits x [T,B,*].
 
     Values on a GPU are not looked at, which would wait for it: the kernels clamp them to 0..T.
-    Nor are those of fake tensors, which have none.
+    Nor are those of fake tensors, which have none, and of a trace, which is for others.
     """
     T, B = x.shape[:2]
+    if not isinstance(lengths, Tensor):
+        raise TypeError(f"lengths must be a Tensor, got {type(lengths).__name__}")
     if lengths.dtype not in (torch.int32, torch.int64):
         raise ValueError(f"lengths must be int32 or int64, got {lengths.dtype}")
     if tuple(lengths.shape) != (B,):
@@ -182,8 +184,8 @@ def check_lengths(lengths: Tensor, x: Tensor) -> Tensor:
             f"got {list(lengths.shape)}"
         )
     lengths = lengths.to(x.device, torch.int64)
-    known = type(lengths) is Tensor and lengths.is_cpu and not torch.compiler.is_compiling()
-    if B and known:
+    known = type(lengths) is Tensor and lengths.is_cpu
+    if B and known and not torch.compiler.is_compiling() and not torch.jit.is_tracing():
         low, high = (int(bound) for bound in lengths.aminmax())
         if low < 0 or high > T:
             raise ValueError(f"lengths must lie in 0..T = {T}, got values in {low}..{high}")

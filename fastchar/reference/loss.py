@@ -73,4 +73,6 @@ def linear_cross_entropy_backward(
 def kept_weight(target: Tensor, class_weight: Tensor | None, ignore_index: int) -> Tensor:
     """What "mean" divides by: the sum of w_y over the tokens that are not ignored; a scalar."""
     kept = target[target != ignore_index]
-    return torch.tensor(kept.numel()) if class_weight is None else class_weight[kept].sum()
+    if class_weight is not None:
+        return class_weight[kept].sum()
+    return torch.tensor(kept.numel(), device=target.device)
