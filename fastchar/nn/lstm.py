@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch._compile import _disable_dynamo
 from torch.nn.utils.rnn import PackedSequence
 
-from fastchar import functional
+from fastchar import functional, packed_lstm
 from fastchar.nn.scripting import torchs_twin
 
 State = tuple[Tensor, Tensor]
@@ -110,7 +110,7 @@ class LSTM(nn.RNNBase):
         data, batch_sizes, sorted_indices, unsorted_indices = packed
         if hx is not None:
             hx = self.permute_hidden(hx, sorted_indices)
-        output, h_n, c_n = functional.lstm_packed(
+        output, h_n, c_n = packed_lstm.lstm_packed(
             data, batch_sizes, hx, self.weights(), *self.stack_options()[:5]
         )
         state = self.permute_hidden((h_n, c_n), unsorted_indices)
