@@ -6,35 +6,29 @@ using fastchar::define;
 
 STABLE_TORCH_LIBRARY(fastchar, m) {
   // The options are for the gradient alone: embedding_backward's.
-  define(
-      m,
-      "embedding(Tensor weight, Tensor ids, int padding_idx, bool scale_grad_by_freq) -> "
-      "Tensor");
-  define(
-      m,
-      "embedding_backward(Tensor grad, Tensor ids, int num_weights, int padding_idx, "
-      "bool scale_grad_by_freq) -> Tensor");
+  define(m,
+         "embedding(Tensor weight, Tensor ids, int padding_idx, bool scale_grad_by_freq) -> "
+         "Tensor");
+  define(m,
+         "embedding_backward(Tensor grad, Tensor ids, int num_weights, int padding_idx, "
+         "bool scale_grad_by_freq) -> Tensor");
   define(m, "lstm_cell(Tensor gates, Tensor c) -> (Tensor h_new, Tensor c_new, Tensor act)");
-  define(
-      m,
-      "lstm_cell_backward(Tensor? grad_h, Tensor? grad_c, Tensor act, Tensor c) "
-      "-> (Tensor grad_gates, Tensor grad_c_prev)");
+  define(m,
+         "lstm_cell_backward(Tensor? grad_h, Tensor? grad_c, Tensor act, Tensor c) "
+         "-> (Tensor grad_gates, Tensor grad_c_prev)");
   // The step with its products. grad_x and grad_h have no elements where they are not needed.
   // A weight's gradient is one product over the rows of all steps: see fastchar/steps.py.
-  define(
-      m,
-      "lstm_step(Tensor x, Tensor h, Tensor c, Tensor w_ih, Tensor w_hh, Tensor? b_ih, "
-      "Tensor? b_hh) -> (Tensor h_new, Tensor c_new, Tensor act)");
-  define(
-      m,
-      "lstm_step_backward(Tensor? grad_h_new, Tensor? grad_c_new, Tensor act, Tensor c, "
-      "Tensor w_ih, Tensor w_hh, bool need_x, bool need_h) "
-      "-> (Tensor grad_gates, Tensor grad_x, Tensor grad_h, Tensor grad_c)");
-  define(
-      m,
-      "lstm_sequence(Tensor gates, Tensor? ids, Tensor w_hh, Tensor h0, Tensor c0, "
-      "Tensor? lengths, bool reverse, bool save) "
-      "-> (Tensor y, Tensor h_n, Tensor c_n, Tensor act, Tensor cell)");
+  define(m,
+         "lstm_step(Tensor x, Tensor h, Tensor c, Tensor w_ih, Tensor w_hh, Tensor? b_ih, "
+         "Tensor? b_hh) -> (Tensor h_new, Tensor c_new, Tensor act)");
+  define(m,
+         "lstm_step_backward(Tensor? grad_h_new, Tensor? grad_c_new, Tensor act, Tensor c, "
+         "Tensor w_ih, Tensor w_hh, bool need_x, bool need_h) "
+         "-> (Tensor grad_gates, Tensor grad_x, Tensor grad_h, Tensor grad_c)");
+  define(m,
+         "lstm_sequence(Tensor gates, Tensor? ids, Tensor w_hh, Tensor h0, Tensor c0, "
+         "Tensor? lengths, bool reverse, bool save) "
+         "-> (Tensor y, Tensor h_n, Tensor c_n, Tensor act, Tensor cell)");
   // grad_h0 has no elements where it is not needed.
   define(
       m,
@@ -45,19 +39,16 @@ STABLE_TORCH_LIBRARY(fastchar, m) {
   // input [M, K], weight [N, K], grad [M, N]; grad_bias has no elements where it is not needed.
   define(m, "linear(Tensor input, Tensor weight, Tensor? bias) -> Tensor");
   define(m, "linear_input_grad(Tensor grad, Tensor weight) -> Tensor");
-  define(
-      m,
-      "linear_weight_grad(Tensor grad, Tensor input, bool need_bias) "
-      "-> (Tensor grad_weight, Tensor grad_bias)");
-  define(
-      m,
-      "linear_cross_entropy(Tensor input, Tensor weight, Tensor? bias, Tensor target, "
-      "Tensor? class_weight, int ignore_index, float label_smoothing) -> Tensor");
-  define(
-      m,
-      "linear_cross_entropy_backward(Tensor grad_loss, Tensor input, Tensor weight, "
-      "Tensor? bias, Tensor target, Tensor? class_weight, int ignore_index, "
-      "float label_smoothing) -> (Tensor grad_input, Tensor grad_weight, Tensor grad_bias)");
+  define(m,
+         "linear_weight_grad(Tensor grad, Tensor input, bool need_bias) "
+         "-> (Tensor grad_weight, Tensor grad_bias)");
+  define(m,
+         "linear_cross_entropy(Tensor input, Tensor weight, Tensor? bias, Tensor target, "
+         "Tensor? class_weight, int ignore_index, float label_smoothing) -> Tensor");
+  define(m,
+         "linear_cross_entropy_backward(Tensor grad_loss, Tensor input, Tensor weight, "
+         "Tensor? bias, Tensor target, Tensor? class_weight, int ignore_index, "
+         "float label_smoothing) -> (Tensor grad_input, Tensor grad_weight, Tensor grad_bias)");
   // The sum or mean of the above, and with `grad` its gradients in the same pass: the logits
   // are made once, not again in the backward. Without `grad` the gradients have no elements.
   define(

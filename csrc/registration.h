@@ -16,6 +16,6 @@ inline void define(torch::stable::detail::StableLibrary& m, std::string schema) 
 }  // namespace fastchar
 
 // The launcher `op` as the kernel of both, inside STABLE_TORCH_LIBRARY_IMPL.
-#define FASTCHAR_IMPL(m, op)       \
-  m.impl(#op, TORCH_BOX(&op));     \
+#define FASTCHAR_IMPL(m, op)   \
+  m.impl(#op, TORCH_BOX(&op)); \
   m.impl(#op ".plain", TORCH_BOX(&op))
