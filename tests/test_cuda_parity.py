@@ -46,6 +46,9 @@ def _full_precision(monkeypatch):
 
 
 def allow_tf32(monkeypatch: pytest.MonkeyPatch, allowed: bool) -> None:
+    # Torch's own test helpers, which other tests import, forbid setting these for good.
+    flags = torch.backends.flags_frozen.__globals__
+    monkeypatch.setitem(flags, "__allow_nonbracketed_mutation_flag", True)
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", allowed)
     monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", allowed)
 

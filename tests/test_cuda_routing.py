@@ -212,6 +212,9 @@ def test_the_reverse_direction_is_forked_and_joined(monkeypatch: pytest.MonkeyPa
 
 def test_tf32_is_torch_s_switch(monkeypatch: pytest.MonkeyPatch) -> None:
     """The one for cuDNN's RNNs, under its old and its new names; told for the time of a call."""
+    # Torch's own test helpers, which other tests import, forbid setting these for good.
+    flags = torch.backends.flags_frozen.__globals__
+    monkeypatch.setitem(flags, "__allow_nonbracketed_mutation_flag", True)
     cudnn = torch.backends.cudnn
     for name, value in (("allow_tf32", True), ("enabled", True)):
         monkeypatch.setattr(cudnn, name, value)
