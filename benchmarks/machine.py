@@ -25,12 +25,19 @@ def cores() -> int:
 
 
 def cpu_model() -> str:
+    """The processor's name, with family and model: a name can stand for several generations."""
     try:
         text = Path("/proc/cpuinfo").read_text()
     except OSError:
         return platform.processor() or platform.machine()
-    found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
-    return found.group(1).strip() if found else platform.machine()
+
+    def field(name: str) -> str:
+        found = re.search(rf"^{name}\s*:\s*(.+)$", text, re.MULTILINE)
+        return found.group(1).strip() if found else ""
+
+    name = field("model name") or platform.machine()
+    family, model = field("cpu family"), field("model")
+    return f"{name}, family {family} model {model}" if family and model else name
 
 
 def caches() -> dict[str, int]:
@@ -87,7 +94,7 @@ def describe() -> dict[str, Any]:
 
 
 def slug() -> str:
-    """The folder of this machine's results, e.g. "amd-epyc-2-cores"."""
+    """The folder of this machine's results, e.g. "amd-epyc-family-25-model-17-2-cores"."""
     model = re.sub(r"\(r\)|\(tm\)|cpu|processor|@.*", " ", cpu_model().lower())
     return "-".join(re.findall(r"[a-z0-9]+", model)) + f"-{cores()}-cores"
 
