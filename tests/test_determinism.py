@@ -55,7 +55,9 @@ def every_op(V: int, E: int, H: int, T: int, B: int) -> list[Tensor]:
 
     ids = torch.randint(V, (T, B), generator=g)
     out = [ops.embedding(real(V, E), ids, -1, False)]
-    out += [ops.embedding_backward(real(T, B, E), ids, V, 0, by_freq) for by_freq in (False, True)]
+    for width in (E, E + 1024):  # by tables, and sorted
+        grad = real(T, B, width)
+        out += [ops.embedding_backward(grad, ids, V, 0, by_freq) for by_freq in (False, True)]
 
     c0 = real(B, H)
     h, c, act = ops.lstm_cell(real(B, 4 * H), c0)

@@ -14,14 +14,17 @@ from fastchar import functional, reference
 
 @pytest.mark.usefixtures("poisoned")
 def test_embedding(isa: str) -> None:
-    """Rows are copied exactly; the gradient keeps the rule for every option and layout of ids."""
+    """Rows are copied exactly; the gradient keeps the rule for every option and layout of ids.
+
+    From rows of 1 KiB on the gradient sorts the tokens; narrower ones go to tables.
+    """
     sample = Sample()
 
-    @settings(max_examples=50)
+    @settings(max_examples=80)
     @given(
         shape=st.sampled_from(((), (0,), (1,), (5,), (0, 3), (7, 19), (2, 3, 5), (301,))),
         V=st.sampled_from((1, 2, 31, 257)),
-        E=widths,
+        E=st.one_of(widths, st.sampled_from((127, 256, 300, 1025))),
         padding=st.booleans(),
         by_freq=st.booleans(),
         int32=st.booleans(),

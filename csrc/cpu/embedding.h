@@ -43,6 +43,70 @@ void embedding(const EmbeddingParams<T>& p, const Team& team) {
   finish_streaming();
 }
 
+// out[0..E) (+)= the R rows, in their order.
+template <class T, int R>
+void sum_rows(const T* const* rows, T* out, int64_t E, bool add) {
+  for (int64_t e = 0; e < E; e += kLanes<T>) {
+    Vec<T> sum = load_upto(rows[0] + e, E - e);
+    if (add) sum = load_upto(out + e, E - e) + sum;
+    for (int r = 1; r < R; ++r) sum = sum + load_upto(rows[r] + e, E - e);
+    store_upto(out + e, sum, E - e);
+  }
+}
+
+// The same for 1 to 4 rows: as many streams as hide the time that memory takes.
+constexpr int64_t kSumRows = 4;
+template <class T>
+void sum_some_rows(int64_t count, const T* const* rows, T* out, int64_t E, bool add) {
+  switch (count) {
+    case 1:
+      return sum_rows<T, 1>(rows, out, E, add);
+    case 2:
+      return sum_rows<T, 2>(rows, out, E, add);
+    case 3:
+      return sum_rows<T, 3>(rows, out, E, add);
+    default:
+      return sum_rows<T, 4>(rows, out, E, add);
+  }
+}
+
+// Tokens in order of their ids, and of their own within an id: one chain of additions a row,
+// whoever makes it. Members share out the rows by their tokens.
+template <class T>
+void embedding_backward_sorted(const EmbeddingBackwardParams<T>& p, const Team& team) {
+  int64_t *end = p.order, *tokens = p.order + p.V;
+  if (team.rank == 0) {
+    std::memset(end, 0, sizeof(int64_t) * p.V);
+    for (int64_t n = 0; n < p.N; ++n) end[p.ids[n]] += p.ids[n] != p.padding_idx;
+    int64_t begin = 0;
+    for (int64_t v = 0; v < p.V; ++v) {
+      const int64_t count = end[v];
+      end[v] = begin;
+      begin += count;
+    }
+    for (int64_t n = 0; n < p.N; ++n) {
+      if (p.ids[n] != p.padding_idx) tokens[end[p.ids[n]]++] = n;
+    }
+  }
+  team.barrier->wait();
+
+  const int64_t all = (p.V > 0 ? end[p.V - 1] : 0) + p.V;  // a row costs a token more
+  for (int64_t v = 0, begin = 0; v < p.V; begin = end[v++]) {
+    if (begin + v < team.begin(all) || begin + v >= team.end(all)) continue;
+    T* out = p.grad_weight + v * p.E;
+    const int64_t count = end[v] - begin;
+    if (count == 0) std::memset(out, 0, sizeof(T) * p.E);
+    for (int64_t i = 0; i < count; i += kSumRows) {
+      const int64_t some = count - i < kSumRows ? count - i : kSumRows;
+      const T* rows[kSumRows];
+      for (int64_t r = 0; r < some; ++r) rows[r] = p.grad + tokens[begin + i + r] * p.E;
+      sum_some_rows(some, rows, out, p.E, i > 0);
+    }
+    if (!p.counts || count == 0) continue;
+    for (int64_t e = 0; e < p.E; ++e) out[e] /= static_cast<T>(count);
+  }
+}
+
 // With a table of more than kLargeTable bytes its own traffic disturbs the processor's guesses,
 // and grad is asked for kAhead bytes early: 8 to 12 % faster at 1 MiB, no gain at 128 KiB.
 constexpr int64_t kAhead = 2048, kLargeTable = 1 << 18;
@@ -53,6 +117,7 @@ constexpr int64_t kAhead = 2048, kLargeTable = 1 << 18;
 // are added in order: same bits for any team. Members beyond the chunks take slices of columns.
 template <class T>
 void embedding_backward(const EmbeddingBackwardParams<T>& p, const Team& team) {
+  if (p.order) return embedding_backward_sorted(p, team);
   constexpr int64_t line = 64 / sizeof(T);
   const int64_t E = p.E, chunks = embedding_backward_chunks(p.N, p.V);
   const int64_t lines = (E + line - 1) / line;
