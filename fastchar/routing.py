@@ -32,7 +32,7 @@ Result = tuple[Tensor, Tensor, Tensor]
 def transforming() -> bool:
     """Whether a functorch transform or forward-mode AD is on, which only torch's ops respect.
 
-    register_autograd's formulas would give silent zeros under either.
+    The ops' own derivatives would give silent zeros under either.
     """
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 

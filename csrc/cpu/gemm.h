@@ -22,8 +22,7 @@ FASTCHAR_INLINE int64_t padded_columns(int64_t columns) {
 
 // Packs columns [j0, j0 + width) of B [depth, columns] into one panel; its rows are row_step
 // elements apart, which the processor does not foresee where that is a page: they are asked for
-// kPackAhead rows early, into L2, since L1 has too few places for lines a page apart (1.1
-// to 1.3 times a step of H 1024).
+// kPackAhead rows early, into L2, since L1 has too few places for lines a page apart.
 constexpr int64_t kPackAhead = 32;
 template <class T>
 void pack_panel(const T* b, int64_t row_step, int64_t depth, int64_t columns, int64_t j0,
