@@ -36,6 +36,20 @@ STABLE_TORCH_LIBRARY(fastchar, m) {
       "Tensor cell, Tensor y, Tensor? ids, Tensor w_hh, Tensor h0, Tensor c0, Tensor? lengths, "
       "bool reverse, int num_rows, bool need_h0) "
       "-> (Tensor grad_gates, Tensor grad_w_hh, Tensor grad_h0, Tensor grad_c0)");
+  // lstm_sequence of the projected input: x [T, B, K], or ids [T, B] into the table [V, K],
+  // whose row padding_idx gets no gradient (-1: all do). grad_x is x's or the table's.
+  // Gradients have no elements where they are not needed.
+  define(m,
+         "lstm_layer(Tensor x, Tensor? table, Tensor w_ih, Tensor? b_ih, Tensor? b_hh, "
+         "Tensor w_hh, Tensor h0, Tensor c0, Tensor? lengths, int padding_idx, bool reverse, "
+         "bool save) -> (Tensor y, Tensor h_n, Tensor c_n, Tensor act, Tensor cell)");
+  define(m,
+         "lstm_layer_backward(Tensor? grad_y, Tensor? grad_h_n, Tensor? grad_c_n, Tensor act, "
+         "Tensor cell, Tensor y, Tensor x, Tensor? table, Tensor w_ih, Tensor w_hh, Tensor h0, "
+         "Tensor c0, Tensor? lengths, int padding_idx, bool reverse, bool need_x, "
+         "bool need_w_ih, bool need_bias, bool need_h0) "
+         "-> (Tensor grad_x, Tensor grad_w_ih, Tensor grad_bias, Tensor grad_w_hh, "
+         "Tensor grad_h0, Tensor grad_c0)");
   // input [M, K], weight [N, K], grad [M, N]; grad_bias has no elements where it is not needed.
   define(m, "linear(Tensor input, Tensor weight, Tensor? bias) -> Tensor");
   define(m, "linear_input_grad(Tensor grad, Tensor weight) -> Tensor");

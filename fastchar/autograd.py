@@ -36,7 +36,7 @@ def recorded(*args: Any) -> bool:
     return False
 
 
-def _differentiated() -> bool:
+def differentiated() -> bool:
     """Whether somebody differentiates the backward that runs: with create_graph, or forward mode.
 
     Then it has to be made of torch's operations.
@@ -101,10 +101,10 @@ def _embedding_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _embedding_backward(ctx: Any, grad: Tensor) -> Grads:
     (ids,) = ctx.saved_tensors
     options = (ctx.num_weights, ctx.padding_idx, ctx.by_freq)
-    return _scatter_add(grad, ids, *options), None, None, None
+    return scatter_add(grad, ids, *options), None, None, None
 
 
-def _scatter_add(grad: Tensor, ids: Tensor, *options: Any) -> Tensor:
+def scatter_add(grad: Tensor, ids: Tensor, *options: Any) -> Tensor:
     """`embedding_backward`, which is its own second derivative but knows no forward mode."""
     if forward_ad._current_level >= 0:
         return reference.embedding_backward(grad, ids, *options)
@@ -137,7 +137,7 @@ def _cell_backward(
     ctx: Any, grad_h: Tensor | None, grad_c: Tensor | None, grad_act: Tensor | None
 ) -> Grads:
     c, act = ctx.saved_tensors
-    if _differentiated() or grad_act is not None:
+    if differentiated() or grad_act is not None:
         return reference.cell_step_backward(grad_h, grad_c, act, c, grad_act)
     return _lstm_cell_backward(contiguous(grad_h), contiguous(grad_c), act, c)
 
@@ -182,7 +182,7 @@ def _weight_gradients(
     grad: Tensor, x: Tensor, need_weight: bool, need_bias: bool
 ) -> tuple[Tensor | None, Tensor | None]:
     """dW [N,K] and db [N] of y = x W^T + b, from dy [M,N] and x [M,K]."""
-    if _differentiated() or not need_weight:
+    if differentiated() or not need_weight:
         of_weight = grad.t() @ x if need_weight else None
         return of_weight, grad.sum(0) if need_bias else None
     of_weight, of_bias = _linear_weight_grad(grad, x, need_bias)
@@ -203,7 +203,7 @@ def step_gradients(
     Any of `grads` may be None, and x's and h's are where nobody needs them.
     """
     grad_h_new, grad_c_new, grad_act = grads
-    if _differentiated() or grad_act is not None:
+    if differentiated() or grad_act is not None:
         gates, grad_c = reference.cell_step_backward(grad_h_new, grad_c_new, act, c, grad_act)
         grad_x, grad_h = gates @ w_ih, gates @ w_hh
     else:
@@ -241,7 +241,7 @@ def _sequence_backward(
         raise ValueError("fastchar::lstm_sequence: gradients need save=True, got False")
     ids, w_hh, h0, c0, lengths, y, act, cell = ctx.saved_tensors
     need_h0 = ctx.needs_input_grad[3]
-    if not _differentiated() and grad_act is None and grad_cell is None:
+    if not differentiated() and grad_act is None and grad_cell is None:
         grad_gates, grad_w_hh, grad_h0, grad_c0 = _lstm_sequence_backward(
             *map(contiguous, (grad_y, grad_h_n, grad_c_n)),
             *(act, cell, y, ids, w_hh, h0, c0, lengths, ctx.reverse, ctx.num_rows, need_h0),
@@ -254,15 +254,15 @@ def _sequence_backward(
     )
     grad_w_hh = None
     if ctx.needs_input_grad[2]:
-        grad_w_hh = _recurrent_weight_grad(grad_gates, y, h0, lengths, ctx.reverse)
+        grad_w_hh = recurrent_weight_grad(grad_gates, y, h0, lengths, ctx.reverse)
     if ids is not None and ctx.needs_input_grad[0]:
         if lengths is not None:  # whatever stands in the padding; its gate gradients are zero
             ids = mask_padding(ids, lengths)
-        grad_gates = _scatter_add(grad_gates, ids, ctx.num_rows, -1, False)
+        grad_gates = scatter_add(grad_gates, ids, ctx.num_rows, -1, False)
     return grad_gates, None, grad_w_hh, grad_h0, grad_c0, None, None, None
 
 
-def _recurrent_weight_grad(
+def recurrent_weight_grad(
     grad_gates: Tensor, y: Tensor, h0: Tensor, lengths: Tensor | None, reverse: bool
 ) -> Tensor:
     """(S5): one product over all steps but each sequence's first, whose h_{t-1} is h0.
@@ -294,7 +294,7 @@ def _linear_backward(ctx: Any, grad: Tensor) -> Grads:
     grad = grad.contiguous()
     grad_x = None
     if need_x:
-        grad_x = grad @ weight if _differentiated() else _linear_input_grad(grad, weight)
+        grad_x = grad @ weight if differentiated() else _linear_input_grad(grad, weight)
     return grad_x, *_weight_gradients(grad, x, need_weight, need_bias)
 
 
@@ -310,7 +310,7 @@ def _loss_backward(ctx: Any, grad_loss: Tensor | None) -> Grads:
     input, weight, bias, target, class_weight = ctx.saved_tensors
     options = (ctx.ignore_index, ctx.label_smoothing)
     arguments = (input, weight, bias, target, class_weight, *options)
-    if _differentiated():
+    if differentiated():
         grads = reference.linear_cross_entropy_backward(grad_loss, *arguments)
     else:
         grads = _linear_cross_entropy_backward(grad_loss.contiguous(), *arguments)
@@ -330,7 +330,7 @@ def _reduced_loss_backward(ctx: Any, grad_loss: Tensor | None, *_: None) -> Grad
     if not ctx.grad:
         raise ValueError("fastchar::linear_cross_entropy_reduced: gradients need grad=True")
     input, weight, bias, target, class_weight, *grads = ctx.saved_tensors
-    if _differentiated():
+    if differentiated():
         by_token = grad_loss.expand(target.shape)
         if ctx.mean:
             by_token = by_token / reference.kept_weight(target, class_weight, ctx.ignore_index)

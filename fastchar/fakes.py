@@ -114,6 +114,59 @@ def _(
     return grad_gates, new(w_hh.shape), new(h0.shape) if need_h0 else new(0), new(c0.shape)
 
 
+@fake("lstm_layer")
+def _(
+    x: Tensor,
+    table: Tensor | None,
+    w_ih: Tensor,
+    b_ih: Tensor | None,
+    b_hh: Tensor | None,
+    w_hh: Tensor,
+    h0: Tensor,
+    c0: Tensor,
+    lengths: Tensor | None,
+    padding_idx: int,
+    reverse: bool,
+    save: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    (T, B), H, new = x.shape[:2], w_hh.shape[1], w_hh.new_empty
+    saved = (new(T, B, 4 * H), new(T, B, H)) if save else (new(0), new(0))
+    return new(T, B, H), new(B, H), new(B, H), *saved
+
+
+@fake("lstm_layer_backward")
+def _(
+    grad_y: Tensor | None,
+    grad_h_n: Tensor | None,
+    grad_c_n: Tensor | None,
+    act: Tensor,
+    cell: Tensor,
+    y: Tensor,
+    x: Tensor,
+    table: Tensor | None,
+    w_ih: Tensor,
+    w_hh: Tensor,
+    h0: Tensor,
+    c0: Tensor,
+    lengths: Tensor | None,
+    padding_idx: int,
+    reverse: bool,
+    need_x: bool,
+    need_w_ih: bool,
+    need_bias: bool,
+    need_h0: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    new = w_hh.new_empty
+    return (
+        new((x if table is None else table).shape) if need_x else new(0),
+        new(w_ih.shape) if need_w_ih else new(0),
+        new(w_ih.shape[0] if need_bias else 0),
+        new(w_hh.shape),
+        new(h0.shape) if need_h0 else new(0),
+        new(c0.shape),
+    )
+
+
 @fake("linear")
 def _(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return input.new_empty(input.shape[0], weight.shape[0])

@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastchar import backend, reference, streams, torch_lstm
-from fastchar.ragged import ragged_in_a_graph, real_tokens
 from fastchar.reference.cell import State
 from fastchar.reference.layers import (
     Direction,
@@ -258,7 +257,7 @@ def embedding_lstm(
 
     With at least as many tokens as symbols, N >= V, layer 0's input projection is folded into the
     table, P = E W_ih^T + b [V,4H], and the kernel gathers rows of P by id; the usual product of
-    the embedded tokens would cost N/V times more. The fold's gradients are autograd's own.
+    the embedded tokens would cost N/V times more.
     """
     stack = (has_biases, num_layers, dropout, train, bidirectional)
     low = autocast_dtype(weight)
@@ -285,28 +284,31 @@ def embedding_lstm(
     by_step = ids.t() if batch_first else ids
     if lengths is not None:
         lengths = check_lengths(lengths, by_step)
-    V = weight.shape[0]
     dtype = kernel_dtype((weight, *params, *(() if hx is None else hx)))
     if (
         dtype is None
         or not ids_served(ids)
         or has_projection(params, has_biases, num_layers, bidirectional)
-        or by_step.numel() < V
+        or (not _whole_layers(weight) and by_step.numel() < weight.shape[0])
     ):
         if lengths is not None:
             by_step = mask_padding(by_step, lengths)
         x = embedding(by_step, weight, padding_idx)
         y, h_n, c_n = lstm(x, hx, params, *stack, False, lengths=lengths)
         return (y.transpose(0, 1) if batch_first else y), h_n, c_n
-    table = weight.to(dtype)
-    if padding_idx is not None:  # its row takes part in everything but its own gradient
-        row = torch.arange(V, device=table.device) == padding_idx % V
-        table = torch.where(row.unsqueeze(1), table.detach(), table)
-    return _run(table, by_step.contiguous(), hx, params, stack, batch_first, lengths, dtype)
+    row = -1 if padding_idx is None else padding_idx % weight.shape[0]
+    ids = by_step.contiguous()
+    return _run((weight.to(dtype), row), ids, hx, params, stack, batch_first, lengths, dtype)
+
+
+def _whole_layers(x: Tensor) -> bool:
+    """Whether layers run as one op each, `lstm_layer`, projections included: on the CPU, unless
+    these are to be torch's because of a lower precision."""
+    return x.device.type in ("cpu", "meta") and _full_precision()
 
 
 def _run(
-    table: Tensor | None,
+    table: tuple[Tensor, int] | None,
     x: Tensor,
     hx: State | None,
     params: Sequence[Tensor],
@@ -315,41 +317,47 @@ def _run(
     lengths: Tensor | None,
     dtype: torch.dtype,
 ) -> Result:
-    """The layers on the kernels: x [T,B,E], or ids [T,B] into `table` [V,E]; computed in dtype."""
-    real = None if lengths is None else real_tokens(lengths, x.shape[0])
-    in_graph = lengths if lengths is not None and ragged_in_a_graph(lengths) else None
-    if table is None and lengths is not None and real is None and in_graph is None:
-        x = mask_padding(x, lengths)
-    read: tuple[Tensor, Tensor] | None = None  # a layer's input, and the real tokens of it
+    """The layers on the kernels: x [T,B,E], or ids [T,B] into a table [V,E]; computed in dtype.
 
-    def direction(x: Tensor, weights: Weights, h0: Tensor, c0: Tensor, reverse: bool) -> Result:
-        nonlocal read
+    The table comes with the number of its row that gets no gradient, or -1.
+    """
+    whole = _whole_layers(x)
+    if not whole and table is None and lengths is not None:
+        x = mask_padding(x, lengths)
+
+    def layer(x: Tensor, weights: Weights, h0: Tensor, c0: Tensor, reverse: bool) -> Result:
+        w_ih, w_hh, b_ih, b_hh, _ = weights
+        weight, row = table if table is not None and not x.is_floating_point() else (None, -1)
+        arguments = (x, weight, w_ih, b_ih, b_hh, w_hh, h0, c0, lengths, row, reverse)
+        return index_error(ops.lstm_layer, *arguments)
+
+    def sequence(x: Tensor, weights: Weights, h0: Tensor, c0: Tensor, reverse: bool) -> Result:
         w_ih, w_hh, b_ih, b_hh, _ = weights
         bias = None if b_ih is None or b_hh is None else b_ih + b_hh
-        if table is not None and not x.is_floating_point():
-            folded = linear(table, w_ih, bias)
+        if folding is not None and not x.is_floating_point():
+            folded = linear(folding, w_ih, bias)
             return index_error(ops.lstm_sequence, folded, x, w_hh, h0, c0, lengths, reverse)
-        if in_graph is not None:
-            return ops.lstm_ragged(x, in_graph, w_ih, bias, w_hh, h0, c0, reverse)
-        if real is None:
-            gates = linear(x, w_ih, bias)
-            return ops.lstm_sequence(gates, None, w_hh, h0, c0, lengths, reverse)
-        index, position = real
-        if read is None or read[0] is not x:  # once for both directions
-            read = (x, x.flatten(0, 1).index_select(0, index))
-        # The rows of the real tokens are a table, and where a token's row is, its id.
-        gates = linear(read[1], w_ih, bias)
-        return ops.lstm_sequence(gates, position, w_hh, h0, c0, lengths, reverse)
+        gates = linear(x, w_ih, bias)
+        return ops.lstm_sequence(gates, None, w_hh, h0, c0, lengths, reverse)
 
-    run_direction: Direction = direction
+    folding = None if whole or table is None else _row_without_gradient(*table)
+    direction: Direction = layer if whole else sequence
     if stack[4] and streams.may_overlap(x, dtype, params[1].shape[1]):
-        run_direction = streams.side_by_side(direction, x.device, (table, lengths))
+        direction = streams.side_by_side(sequence, x.device, (folding, lengths))
     given = params[0].dtype
     if given != dtype:
         params = [p.to(dtype) for p in params]
         hx = None if hx is None else (hx[0].to(dtype), hx[1].to(dtype))
-    y, h_n, c_n = cast_results(run_layers(run_direction, x, hx, params, *stack), given)
+    y, h_n, c_n = cast_results(run_layers(direction, x, hx, params, *stack), given)
     return (y.transpose(0, 1) if batch_first else y), h_n, c_n
+
+
+def _row_without_gradient(table: Tensor, row: int) -> Tensor:
+    """The table [V,E], of which that row takes part in everything but its own gradient."""
+    if row < 0:
+        return table
+    rows = torch.arange(table.shape[0], device=table.device) == row
+    return torch.where(rows.unsqueeze(1), table.detach(), table)
 
 
 def linear_cross_entropy(

@@ -6,7 +6,7 @@ Import only with the native library loaded.
 import torch
 from torch import Tensor
 
-from fastchar import autograd, ragged_layer, steps
+from fastchar import autograd, layer, steps
 from fastchar.autograd import contiguous, recorded
 
 
@@ -75,23 +75,27 @@ def lstm_sequence(
     )[:3]
 
 
-def lstm_ragged(
+def lstm_layer(
     x: Tensor,
-    lengths: Tensor,
+    table: Tensor | None,
     w_ih: Tensor,
-    bias: Tensor | None,
+    b_ih: Tensor | None,
+    b_hh: Tensor | None,
     w_hh: Tensor,
     h0: Tensor,
     c0: Tensor,
+    lengths: Tensor | None,
+    padding_idx: int,
     reverse: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`lstm_sequence` of x's projection, x [T,B,K]: the padding of x counts for nothing.
+    """`lstm_sequence` of the projection of x [T,B,K], or of ids x [T,B] into `table` [V,K].
 
-    For compiled graphs: eager, `functional` projects real tokens with fewer detours.
+    What x holds in the padding counts for nothing. padding_idx: a row of the table without a
+    gradient, or -1. CPU only.
     """
-    tensors = map(contiguous, (x, lengths, w_ih, bias, w_hh, h0, c0))
-    save = recorded(x, w_ih, bias, w_hh, h0, c0)
-    y, h_n, c_n, _, _ = ragged_layer.lstm_ragged(*tensors, reverse, save)
+    tensors = map(contiguous, (x, table, w_ih, b_ih, b_hh, w_hh, h0, c0, lengths))
+    save = recorded(x, table, w_ih, b_ih, b_hh, w_hh, h0, c0)
+    y, h_n, c_n, _, _ = layer.lstm_layer(*tensors, padding_idx, reverse, save)
     return y, h_n, c_n
 
 

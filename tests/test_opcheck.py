@@ -22,6 +22,7 @@ def samples() -> list[tuple[str, tuple[object, ...]]]:
     grads = (real(T, B, H), real(B, H))
     saved = (torch.rand(T, B, 4 * H), real(T, B, H), real(T, B, H))
     start = (real(4 * H, H), real(B, H), real(B, H))
+    bias = real(4 * H, grad=True)
     head = (real(4, H, grad=True), real(V, H, grad=True), real(V, grad=True))
     bare = (real(4, H), real(V, H), real(V))
     return [
@@ -49,14 +50,18 @@ def samples() -> list[tuple[str, tuple[object, ...]]]:
         ("lstm_sequence_backward", (*grads, None, *saved, None, *start, None, False, 0, True)),
         ("lstm_sequence_backward", (None, None, real(B, H), *saved, ids, *start, lengths, True, V,
                                     False)),
-        ("lstm_ragged", (real(T, B, E, grad=True), lengths, real(4 * H, E, grad=True),
-                         real(4 * H, grad=True), *sequence, False, True)),
-        ("lstm_ragged", (real(T, B, E), torch.full((B,), T), real(4 * H, E), None, *start, True,
-                         False)),
-        ("lstm_ragged_backward", (*grads, None, *saved, real(T, B, E), lengths, real(4 * H, E),
-                                  *start, True, True)),
-        ("lstm_ragged_backward", (None, *grads[1:], None, *saved, real(T, B, E),
-                                  torch.full((B,), T), real(4 * H, E), *start, False, False)),
+        ("lstm_layer", (real(T, B, E, grad=True), None, real(4 * H, E, grad=True), bias, bias,
+                        *sequence, lengths, -1, False, True)),
+        ("lstm_layer", (ids, real(V, E, grad=True), real(4 * H, E), None, None, *sequence, None, 2,
+                        True, True)),
+        ("lstm_layer", (ids, real(3 * V, E, grad=True), real(4 * H, E), bias, bias, *sequence,
+                        lengths, -1, True, True)),
+        ("lstm_layer", (real(T, B, E), None, real(4 * H, E), None, None, *start, None, -1, False,
+                        False)),
+        ("lstm_layer_backward", (*grads, None, *saved, real(T, B, E), None, real(4 * H, E), *start,
+                                 lengths, -1, True, True, True, True, True)),
+        ("lstm_layer_backward", (None, *grads[1:], None, *saved, ids, real(V, E), real(4 * H, E),
+                                 *start, None, 2, False, True, False, False, False)),
         ("linear_cross_entropy", (*head, target, None, -100, 0.1)),
         ("linear_cross_entropy", (*head[:2], None, target, w, -100, 0.0)),
         ("linear_cross_entropy_backward", (real(4), *bare, target, w, -100, 0.1)),

@@ -12,6 +12,8 @@ CSRC = Path(__file__).parent.parent / "csrc"
 CPU_ONLY = {
     "lstm_step": "functional.lstm_cell: cuBLAS's products and lstm_cell",
     "lstm_step_backward": "autograd of those products and lstm_cell_backward",
+    "lstm_layer": "functional._run: cuBLAS's projection and lstm_sequence",
+    "lstm_layer_backward": "autograd of those",
     "linear": "cuBLAS",
     "linear_input_grad": "cuBLAS",
     "linear_weight_grad": "cuBLAS",

@@ -8,6 +8,7 @@
 #include "../parallel.h"
 #include "../registration.h"
 #include "dispatch.h"
+#include "launchers.h"
 #include "output.h"
 #include "workspace.h"
 
@@ -16,6 +17,8 @@ namespace {
 
 // Below this many elements a second thread costs more than it saves.
 constexpr int64_t kElementsPerMember = 16384;
+
+}  // namespace
 
 Tensor embedding(const Tensor& weight, const Tensor& ids_arg, int64_t /*padding_idx*/,
                  bool /*scale_grad_by_freq*/) {
@@ -86,8 +89,6 @@ Tensor embedding_backward(const Tensor& grad, const Tensor& ids_arg, int64_t num
   });
   return out;
 }
-
-}  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(fastchar, CPU, m) {
   FASTCHAR_IMPL(m, embedding);

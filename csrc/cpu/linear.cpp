@@ -8,6 +8,7 @@
 #include "../parallel.h"
 #include "../registration.h"
 #include "dispatch.h"
+#include "launchers.h"
 #include "output.h"
 #include "workspace.h"
 
@@ -60,6 +61,8 @@ Tensor product(const char* op, const char* name, const Tensor& rows, const Tenso
   return output;
 }
 
+}  // namespace
+
 Tensor linear(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias) {
   return product("linear", "input", input, weight, bias, false);
 }
@@ -99,8 +102,6 @@ std::tuple<Tensor, Tensor> linear_weight_grad(const Tensor& grad, const Tensor& 
   });
   return {grad_weight, grad_bias};
 }
-
-}  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(fastchar, CPU, m) {
   FASTCHAR_IMPL(m, linear);

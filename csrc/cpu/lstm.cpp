@@ -2,16 +2,16 @@
 #include <torch/csrc/stable/ops.h>
 #include <algorithm>
 #include <atomic>
-#include <numeric>
 #include <tuple>
-#include <vector>
 
 #include "../check.h"
 #include "../ids.h"
 #include "../parallel.h"
 #include "../registration.h"
 #include "dispatch.h"
+#include "launchers.h"
 #include "output.h"
+#include "ragged.h"
 #include "workspace.h"
 
 namespace fastchar {
@@ -22,35 +22,6 @@ namespace {
 constexpr int64_t kWorkPerMember = 1 << 15;
 constexpr int64_t kPrivateWeights = 1 << 19;
 constexpr int64_t kPrivateRows = 12;
-
-// The sequences of a ragged batch by falling length (stable), and how many have step t. Both
-// empty without lengths.
-struct Ragged {
-  std::vector<int64_t> order, alive;
-
-  Ragged(const char* op, const std::optional<Tensor>& lengths, int64_t T, int64_t B) {
-    if (!lengths) return;
-    check_dense(op, "lengths", *lengths, ScalarType::Long, {B});
-    const int64_t* length = data<int64_t>(lengths);
-    alive.assign(T + 1, 0);
-    for (int64_t b = 0; b < B; ++b) {
-      if (length[b] < 0 || length[b] > T) {
-        fail(op, "lengths", "values in 0.." + std::to_string(T), length[b]);
-      }
-      ++alive[T - length[b]];
-    }
-    // alive[T - l] counts length l so far: turn it into the position of the first of length l.
-    std::vector<int64_t> next(T + 1, 0);
-    for (int64_t i = 1; i <= T; ++i) next[i] = next[i - 1] + alive[i - 1];
-    order.resize(B);
-    for (int64_t b = 0; b < B; ++b) order[next[T - length[b]]++] = b;
-    // Now next[T - l] counts those of length l or more.
-    for (int64_t t = 0; t < T; ++t) alive[t] = next[T - t - 1];
-  }
-
-  const int64_t* order_data() const { return order.empty() ? nullptr : order.data(); }
-  const int64_t* alive_data() const { return order.empty() ? nullptr : alive.data(); }
-};
 
 // How a team shares a call: its largest useful size, and whether by sequences (no barrier) or
 // by hidden units.
@@ -88,6 +59,8 @@ void check_table_ids(const char* op, const Tensor& ids, const int64_t* lengths, 
     }
   }
 }
+
+}  // namespace
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> lstm_sequence(
     const Tensor& gates, const std::optional<Tensor>& ids_arg, const Tensor& w_hh,
@@ -230,8 +203,6 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> lstm_sequence_backward(
   });
   return {grad_gates, grad_w_hh, grad_h0, grad_c0};
 }
-
-}  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(fastchar, CPU, m) {
   FASTCHAR_IMPL(m, lstm_sequence);

@@ -1,0 +1,87 @@
+"""The whole layer as one op: the same as its parts, whichever rows it projects."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from fastchar import reference
+
+pytestmark = pytest.mark.native
+
+T, B, E, H = 7, 5, 6, 9
+LENGTHS = {
+    "uniform": None,
+    "few are real": torch.tensor([7, 1, 0, 2, 3]),
+    "most are real": torch.tensor([7, 7, 7, 6, 6]),
+    "none is real": torch.zeros(B, dtype=torch.int64),
+}
+ROWS = {"numbers": 0, "folded": T * B, "looked up": T * B + 1}  # symbols of the table, if any
+
+
+def inputs(V: int, lengths: Tensor | None, int32: bool) -> tuple[Tensor, Tensor | None, Tensor]:
+    """x of the op with what must not count in its padding, the table, and x's rows [T,B,E]."""
+    table = torch.randn(V, E) if V else None
+    x = torch.randn(T, B, E) if table is None else torch.randint(V, (T, B))
+    rows = x if table is None else table[x]
+    if lengths is not None:
+        padding = torch.arange(T).unsqueeze(1) >= lengths
+        rows = torch.where(padding.unsqueeze(2), 0, rows)
+        x[padding] = float("nan") if table is None else -5
+    return x.int() if int32 and table is not None else x, table, rows
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("rows", ROWS)
+@pytest.mark.parametrize("lengths", LENGTHS)
+def test_a_layer_is_its_parts(reverse: bool, rows: str, lengths: str, isa: str) -> None:
+    """Bit for bit what `lstm_sequence` makes of `linear`'s rows; gradients as autograd's of it."""
+    from fastchar import ops  # registers the ops
+
+    native, n = torch.ops.fastchar, LENGTHS[lengths]
+    x, table, dense = inputs(ROWS[rows], n, reverse)
+    w_ih, w_hh, b_ih, b_hh = (torch.randn(4 * H, *k) / 4 for k in ((E,), (H,), (), ()))
+    state = (torch.randn(B, H), torch.randn(B, H))
+    row = 3 if table is not None else -1
+    ours = native.lstm_layer(x, table, w_ih, b_ih, b_hh, w_hh, *state, n, row, reverse, True)
+    gates = native.linear(dense.reshape(-1, E), w_ih, b_ih + b_hh).view(T, B, 4 * H)
+    parts = native.lstm_sequence(gates, None, w_hh, *state, n, reverse, True)
+    for a, b in zip(ours[:3], parts[:3], strict=True):
+        assert torch.equal(a, b)
+
+    source = dense if table is None else table
+    leaves = [t.requires_grad_() for t in (source, w_ih, b_ih, b_hh, w_hh, *state)]
+
+    def gradients(results: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        y, h, c = results
+        grads: tuple[Tensor, ...] = torch.autograd.grad(
+            (y.cos() * 2).sum() + h.sum() + c.square().sum(), leaves
+        )
+        return grads
+
+    given = (x, source) if table is not None else (dense, None)
+    layer = gradients(ops.lstm_layer(*given, *leaves[1:4], w_hh, *state, n, row, reverse))
+    if table is not None:
+        ids = x.long() if n is None else x.long().masked_fill(x < 0, 0)
+        projected = reference.embedding(ids, table, padding_idx=row)
+    else:
+        projected = dense
+    gates = projected @ w_ih.t() + b_ih + b_hh
+    exact = gradients(reference.lstm_sequence(gates, None, w_hh, *state, n, reverse)[:3])
+    for a, b in zip(layer, exact, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_ids_outside_the_table(isa: str) -> None:
+    """Said of ids, folded or looked up, with an older torch by a RuntimeError; not in the padding."""
+    from fastchar import ops  # noqa: F401  registers the ops
+
+    weights = (torch.randn(4 * H, E), None, None, torch.randn(4 * H, H))
+    state = (torch.zeros(B, H), torch.zeros(B, H))
+    for V in (T, T * B + 1):
+        ids = torch.full((T, B), V)
+        ids[0] = 0
+        once = torch.ones(B, dtype=torch.int64)
+        call = torch.ops.fastchar.lstm_layer
+        call(ids, torch.randn(V, E), *weights, *state, once, -1, False, False)
+        with pytest.raises((IndexError, RuntimeError), match=f"expected ids in 0..{V - 1}, got {V}"):
+            call(ids, torch.randn(V, E), *weights, *state, None, -1, False, False)
