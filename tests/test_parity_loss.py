@@ -30,8 +30,12 @@ def torch_loss(
 
 @pytest.mark.usefixtures("poisoned")
 def test_linear_cross_entropy(isa: str) -> None:
-    """Every option; the loss and the gradient to input, weight and bias."""
-    sample = Sample()
+    """Every option; the loss and the gradient to input, weight and bias.
+
+    Where inputs are large, one class has nearly all of most tokens' probability, and the errors are
+    those of the few other tokens: these results are pooled, however many elements they have.
+    """
+    sample, confident = Sample(), Sample(few=float("inf"))
 
     @settings(max_examples=50)
     @given(
@@ -83,10 +87,11 @@ def test_linear_cross_entropy(isa: str) -> None:
         ours = results(functional.linear_cross_entropy, dtype, layout)
         theirs = results(torch_loss, torch.float32, "contiguous")
         for name, a, b, c in zip(names, ours, theirs, exact, strict=False):
-            sample.add(name, a, b, c)
+            (sample if scale == 1 else confident).add(name, a, b, c)
 
     run()
     sample.check()
+    confident.check()
 
 
 def test_one_class_costs_nothing() -> None:
