@@ -48,7 +48,8 @@ def main(steps: int = 400) -> float:
     """Train, and return the share of unseen words judged rightly."""
     torch.manual_seed(0)
     words = sorted(set(re.findall("[a-z]{4,}", " ".join(topics.values()))))
-    random.Random(0).shuffle(words)
+    draw = random.Random(0)
+    draw.shuffle(words)
     seen, unseen = words[500:], words[:500]
     vocabulary = fastchar.Vocabulary.build(words)
     model = Classifier(len(vocabulary))
@@ -60,7 +61,7 @@ def main(steps: int = 400) -> float:
         return *pad([vocabulary.encode(t) for t in texts]), backwards
 
     for step in range(1, steps + 1):
-        ids, lengths, backwards = batch(random.sample(seen, 128))
+        ids, lengths, backwards = batch(draw.sample(seen, 128))
         loss = nn.functional.cross_entropy(model(ids, lengths), backwards)
         optimizer.zero_grad()
         loss.backward()

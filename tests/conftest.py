@@ -1,5 +1,6 @@
 """What every test shares: which backend runs, the instruction sets, NaN-poisoned allocations."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,6 +9,15 @@ import torch
 from hypothesis import HealthCheck, settings
 
 import fastchar
+
+# What rich and typer take for a terminal, or for a dumb one, whatever they write to: CI systems set
+# some, and the tests of the command line say what goes to a file and what to a terminal. Before
+# anything imports those two, and for subprocesses too.
+for name in (
+    *("TERM", "COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "PY_COLORS", "GITHUB_ACTIONS"),
+    *("TTY_COMPATIBLE", "TTY_INTERACTIVE", "TERMINAL_WIDTH"),
+):
+    os.environ.pop(name, None)
 
 settings.register_profile(
     "fastchar",

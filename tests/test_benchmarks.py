@@ -85,6 +85,7 @@ def test_contestants_do_the_same_job(group: Group) -> None:
 def test_compiled_contestants_are_compiled_once(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """No buffer, and no later step, makes torch.compile work again: its work is in the first step,
     which is not timed."""
+    torch._dynamo.reset()  # what other tests compiled counts towards its limit
     counter = CompileCounter()
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=counter))
     case = all_groups()[name].build(TINY[name])
@@ -302,15 +303,26 @@ def test_limits() -> None:
 
 
 def test_rates_of_this_machine() -> None:
-    """Small blocks are read at least as fast as large ones; a product stays below the peak."""
+    """Small blocks are read at least as fast as large ones; a product by the same instructions
+    stays below the peak. What else runs lowers any rate, so the best of several tries counts."""
     limits = Limits.measure()
     if limits is None:
         pytest.skip("the native library measures them")
-    reads = limits.bytes_per_second
-    assert reads[2**15] > reads[2**26] > 1e8
+    from fastchar import ops
+
     a = torch.randn(512, 512)
-    seconds = min(timeit.repeat(lambda: a @ a, number=1, repeat=9))
-    assert 2 * 512**3 / seconds < 1.1 * limits.flops_per_second
+    seconds = min(timeit.repeat(lambda: ops.linear(a, a, None), number=1, repeat=9))
+
+    def right() -> bool:
+        reads = limits.bytes_per_second
+        below = 2 * 512**3 / seconds < 1.1 * limits.flops_per_second
+        return below and reads[2**15] > reads[2**26] > 1e8
+
+    for _ in range(9):
+        if right():
+            break
+        limits = limits.best(Limits.measure())
+    assert right(), (limits, seconds)
 
 
 @pytest.fixture

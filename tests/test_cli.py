@@ -9,7 +9,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -23,19 +22,27 @@ from fastchar.training.folder import RunFolder, load_model, read_metrics
 
 def test_help_is_fast_and_complete() -> None:
     """Under a second, which leaves no time for torch; every command is there and says what for."""
-    started = time.perf_counter()
-    done = subprocess.run(
-        [sys.executable, "-X", "importtime", "-m", "fastchar", "--help"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    seconds = time.perf_counter() - started
+
+    def used() -> float:
+        """By the processes that have ended: not what they waited for others on a busy machine."""
+        times = os.times()
+        return times.children_user + times.children_system
+
+    seconds = []
+    for _ in range(3):
+        before = used()
+        done = subprocess.run(
+            [sys.executable, "-X", "importtime", "-m", "fastchar", "--help"],
+            capture_output=True,
+            encoding="utf-8",
+            check=True,
+        )
+        seconds.append(used() - before)
     for command in ["train", "evaluate", "predict", "generate", "inspect", "env"]:
         assert re.search(rf"\b{command} +[A-Z]", done.stdout), command
     for heavy in ("torch", "lightning", "numpy", "matplotlib"):
         assert not re.search(rf"\| +{heavy}$", done.stderr, re.MULTILINE), heavy
-    assert seconds < 3  # on a busy machine; the imports above are what decides
+    assert min(seconds) < 1
 
 
 def test_run_folder_holds_everything(home: Path) -> None:
@@ -132,7 +139,7 @@ def test_predict_keeps_order_and_count(home: Path, tmp_path: Path) -> None:
     same from a file, a pipe and in batches of two, to a file or not."""
     words = ["zebra", "", "a", "Żółć", "  ", "internationalization", "cat"]
     source = tmp_path / "words.txt"
-    source.write_text("\n".join(words))
+    source.write_text("\n".join(words), encoding="utf-8")
     shown = ok("predict", home / "g2p", source, "--beam", 1)
     model = load_model(home / "g2p")
     for word, line in zip(words, shown.splitlines(), strict=True):
@@ -142,7 +149,7 @@ def test_predict_keeps_order_and_count(home: Path, tmp_path: Path) -> None:
     assert ok("predict", home / "g2p", source, "--beam", 1, "--batch-size", 2) == shown
     output = tmp_path / "out.tsv"
     assert ok("predict", home / "g2p", source, "--beam", 1, "-o", output) == ""
-    assert output.read_text() == shown
+    assert output.read_text(encoding="utf-8") == shown
 
 
 def test_predict_n_best_with_probabilities(home: Path) -> None:
@@ -173,7 +180,7 @@ def test_predict_answers_before_the_input_ends(home: Path) -> None:
         process.stdin.flush()
         assert process.stdout.readline().startswith(word + "\t")
     process.stdin.close()
-    assert process.wait(30) == 0
+    assert process.wait(600) == 0
 
 
 def test_unseen_symbols_are_reported(home: Path) -> None:
@@ -306,7 +313,7 @@ def test_progress_bar_shows_metrics(
     from fastchar.training import Config, callbacks, train
 
     monkeypatch.setattr(callbacks.Bar, "INTERVAL", 0.0)
-    with (tmp_path / "screen").open("w+") as screen:
+    with (tmp_path / "screen").open("w+", encoding="utf-8") as screen:
         console = Console(file=screen, force_terminal=True, width=120, highlight=False)
         config = Config(
             data=str(home / "pairs.tsv"),

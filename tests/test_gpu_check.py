@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -82,20 +83,34 @@ def test_checks_report_failures():
 
 
 @pytest.mark.skipif(not Path("/proc").exists(), reason="looks for a process in /proc")
-def test_a_check_that_hangs_is_killed_with_its_children(tmp_path):
+def test_a_check_that_hangs_is_killed_with_its_children(tmp_path, monkeypatch):
     """And what it printed is kept: the test that hangs is the last one that pytest -vv names."""
-    child = f"import os, time; open({str(tmp_path / 'child')!r}, 'w').write(str(os.getpid())); "
+    pid = tmp_path / "child"
+    child = f"import os, time; open({str(pid)!r}, 'w').write(str(os.getpid())); "
     parent = "import subprocess, sys; print('started'); subprocess.run([sys.executable, '-c', "
-    command = [sys.executable, "-c", f"{parent}{child + 'time.sleep(90)'!r}])"]
+    command = [sys.executable, "-c", f"{parent}{child + 'time.sleep(3600)'!r}])"]
+    wait_or_kill = gpu_check.wait_or_kill
+
+    def late(process, _):
+        """Its time is up as soon as the child runs, however long the machine takes to start it."""
+        while not (pid.exists() and pid.read_text()):
+            assert process.poll() is None
+            time.sleep(0.01)
+        return wait_or_kill(process, 0.1)
+
+    monkeypatch.setattr(gpu_check, "wait_or_kill", late)
     start = time.monotonic()
     hung = gpu_check.run("it", command, 8)
-    assert time.monotonic() - start < 60
+    assert time.monotonic() - start < 3600
     assert not hung["passed"]
     assert hung["summary"] == "not finished after 8 s"
     assert hung["output"] == "started\n"
-    status = Path("/proc", (tmp_path / "child").read_text(), "stat")
-    for _ in range(50):  # dead, and perhaps not buried
-        if not status.exists() or status.read_text().rpartition(")")[2].split()[0] == "Z":
+    status = Path("/proc", pid.read_text(), "stat")
+    for _ in range(600):  # dead, and perhaps not buried
+        try:
+            if status.read_text().rpartition(")")[2].split()[0] == "Z":
+                return
+        except OSError:  # buried
             return
         time.sleep(0.1)
     pytest.fail("the child goes on")
@@ -115,7 +130,8 @@ write()
 if number == 0:
     raise SystemExit("out of luck")
 if number == 1:
-    time.sleep(60)
+    open(sys.argv[1] + ".hangs", "w").close()
+    time.sleep(3600)
 write(seconds={"fastchar": 1})
 """
 
@@ -124,7 +140,20 @@ def test_benchmarks_go_on_after_a_failure(tmp_path, monkeypatch):
     """A point whose process fails or hangs has no result; the others have theirs."""
     (tmp_path / "worker.py").write_text(WORKER)
     monkeypatch.setattr(gpu_check, "POINTS", [sys.executable, str(tmp_path / "worker.py")])
-    monkeypatch.setattr(gpu_check, "A_POINT", 2)
+    watched, started, passed = gpu_check.watched, [], [0.0]
+
+    def counted(child, *rest):
+        started.append(child)
+        return watched(child, *rest)
+
+    def sleep(_):
+        """Time passes while the second process hangs, not while one starts, which may be slow."""
+        time.sleep(0.02)
+        passed[0] += 5.0 * (len(started) == 2 and (tmp_path / "points.hangs").exists())
+
+    monkeypatch.setattr(gpu_check, "watched", counted)
+    clock = SimpleNamespace(sleep=sleep, monotonic=lambda: passed[0])
+    monkeypatch.setattr(gpu_check, "time", clock)
     groups = gpu_check.benchmarks(lambda: 100.0, tmp_path / "points")
     failed, hung, measured = groups["embedding_backward"]
     assert "no result" in failed["error"]

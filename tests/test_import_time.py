@@ -1,24 +1,27 @@
 """`import fastchar` costs no more than what it needs."""
 
-import statistics
+import os
 import subprocess
 import sys
-import time
 
 
 def seconds(code: str) -> float:
-    start = time.perf_counter()
+    """What the process used, not what it waited for others on a busy machine."""
+    before = os.times()
     subprocess.run([sys.executable, "-c", code], check=True)
-    return time.perf_counter() - start
+    after = os.times()
+    user = after.children_user - before.children_user
+    return user + after.children_system - before.children_system
 
 
 def test_import_is_at_most_1_3_times_torchs() -> None:
-    """Medians of interleaved runs; with the kernels loaded too."""
+    """The least of interleaved runs, which others' use of caches and cores disturbs least; with the
+    kernels loaded too."""
     torch_only, ours = [], []
-    for _ in range(3):
+    for _ in range(5):
         torch_only.append(seconds("import torch"))
         ours.append(seconds("import fastchar; fastchar.LSTM, fastchar.functional"))
-    assert statistics.median(ours) < 1.3 * statistics.median(torch_only)
+    assert min(ours) < 1.3 * min(torch_only)
 
 
 def test_import_needs_torch_alone() -> None:

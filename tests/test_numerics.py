@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from error_rule import assert_exact_enough
+from error_rule import Sample
 from torch import Tensor, nn
 
 import fastchar
@@ -59,24 +59,31 @@ def test_the_denormal_mode_is_the_callers(flush: bool, isa: str) -> None:
     assert torch.equal(denormals_live(), here)
 
 
+def pooled(sizes: tuple[int, int], scale: float, shape: tuple[int, int, int], size: float) -> None:
+    """The rule over 60 modules, whose weights are `scale` times as large as usual, and as many
+    inputs of about `size`; everything pooled, since a few elements carry the errors of each."""
+    sample = Sample(few=float("inf"))
+    for seed in range(60):
+        torch.manual_seed(seed)
+        ours, theirs = pair(*sizes, scale)
+        x = torch.randn(shape) * size
+        mine, his = step(ours, x), step(theirs, x)
+        if scale > 1:
+            assert float(mine[0].detach().abs().max()) > 0.99
+        for k, values in enumerate(zip(mine, his, step(theirs.double(), x.double()), strict=True)):
+            sample.add(f"result {k}", *values)
+    sample.check()
+
+
 def test_denormal_inputs_and_states_are_within_the_rule(isa: str) -> None:
     """Numbers too small for a normal float count as such or as zero: an error below all others."""
-    ours, theirs = pair(6, 9)
-    x = torch.randn(7, 5, 6) * 1e-40
-    mine, his, exact = step(ours, x), step(theirs, x), step(theirs.double(), x.double())
-    for k, values in enumerate(zip(mine, his, exact, strict=True)):
-        assert_exact_enough(f"result {k}", *values)
+    pooled((6, 9), 1.0, (7, 5, 6), 1e-40)
 
 
 @pytest.mark.parametrize("scale", [30.0, 1e4])
 def test_saturated_gates_are_within_the_rule(scale: float, isa: str) -> None:
     """Gates at 0 and 1 to the last bit, in the forward and in the gradients."""
-    ours, theirs = pair(16, 24, scale)
-    x = torch.randn(11, 19, 16)
-    mine, his = step(ours, x), step(theirs, x)
-    assert float(mine[0].detach().abs().max()) > 0.99
-    for k, (a, b, c) in enumerate(zip(mine, his, step(theirs.double(), x.double()), strict=True)):
-        assert_exact_enough(f"result {k}", a, b, c)
+    pooled((16, 24), scale, (11, 19, 16), 1.0)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

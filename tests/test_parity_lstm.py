@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from error_rule import Sample
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import batches, dtypes, laid_out, layouts, ragged, seeds, steps, widths
 from torch import Tensor
@@ -61,9 +61,11 @@ def compare(
 ) -> None:
     """Adds the three results and the gradients to every tensor of a random weighting of them.
 
-    The tensors are float32; ours runs in `dtype` on the same numbers.
+    The tensors are float32; ours runs in `dtype` on the same numbers. A kind of weight has one name
+    in all layers and directions: of the last one's alone a sample has too few.
     """
-    names = ["y", "h_n", "c_n", first, "dh0", "dc0", *(f"dw{k}" for k in range(len(tensors) - 3))]
+    kinds = ["db" if p.dim() == 1 else ("dw_ih", "dw_hh")[k % 2] for k, p in enumerate(tensors[3:])]
+    names = ["y", "h_n", "c_n", first, "dh0", "dc0", *kinds]
     weights: list[Tensor] = []
     results = []
     for call, kind in ((exact, torch.float64), (ours, dtype), (theirs, torch.float32)):
@@ -96,6 +98,7 @@ def test_lstm(isa: str) -> None:
     """Any layers, directions, biases, layouts and lengths; the padding of the input is NaN."""
     sample = Sample()
 
+    @settings(max_examples=150)  # fewer, and two results over by luck are more than 2 %
     @given(
         T=steps, B=batches, E=widths, H=widths, L=st.sampled_from((1, 1, 2)), bi=st.booleans(),
         bias=st.booleans(), batch_first=st.booleans(), rag=st.booleans(), dtype=dtypes,
@@ -132,6 +135,7 @@ def test_embedding_lstm(isa: str) -> None:
     """The fold, and with few tokens the plain way; the ids in the padding are absurd."""
     sample = Sample()
 
+    @settings(max_examples=150)  # fewer, and two results over by luck are more than 2 %
     @given(
         T=steps, B=batches, V=st.sampled_from((1, 2, 31, 70)), E=widths, H=widths, bi=st.booleans(),
         batch_first=st.booleans(), rag=st.booleans(), pad=st.booleans(), dtype=dtypes,

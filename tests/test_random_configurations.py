@@ -1,6 +1,7 @@
 """Hundreds of modules as a program might build them, against torch's, outputs and gradients."""
 
 import random
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -167,9 +168,11 @@ def results(
 
 
 def names(ours: nn.Module, tensors: list[Tensor], needs: list[bool], count: int) -> list[str]:
-    """What each of the results is, for the report."""
+    """What each of the results is, for the report; of a weight the kind, for a sample has too few
+    draws of the third layer's alone."""
     inputs = [*dict(ours.named_parameters()), *["dx", "dh", "dc"][: len(tensors)]]
-    wanted = [name for name, need in zip(inputs, needs, strict=True) if need]
+    kinds = [re.sub(r"_l\d+(_reverse)?$", "", name) for name in inputs]
+    wanted = [name for name, need in zip(kinds, needs, strict=True) if need]
     return [*["y", "h", "c"][: count - len(wanted)], *wanted]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import shutil
@@ -75,6 +76,15 @@ def _fast() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch, one_thread():
         patch.setattr(run, "write_report", lambda *args: None)
         yield
+
+
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """SIGINT as at a terminal, here and in what is started: in a script's background commands it is
+    ignored, and stays so."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="module")
@@ -214,6 +224,7 @@ def test_resuming_a_run_that_has_ended_changes_nothing(pairs_run: Path) -> None:
     assert not finished.model.training
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_a_second_ctrl_c_acts_at_once(
     tmp_path: Path,
     pairs_file: Path,
@@ -254,6 +265,7 @@ def test_an_ignored_signal_stays_ignored() -> None:
         signal.signal(signal.SIGINT, before)
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_in_a_process(tmp_path: Path, pairs_file: Path) -> None:
     """SIGINT to `fastchar train`: exit code 130, a hint how to go on, and going on is right."""
     whole, stopped = (
@@ -266,18 +278,20 @@ def test_ctrl_c_in_a_process(tmp_path: Path, pairs_file: Path) -> None:
             command.append(f"--{name.replace('_', '-')}={value}")
     process = subprocess.Popen(
         [*command, stopped.data],
+        bufsize=0,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert process.stdout is not None
-    for line in process.stdout:
-        if line.startswith("epoch  1/60"):
-            process.send_signal(signal.SIGINT)
-            break
-    rest = process.stdout.read()
-    assert process.wait(60) == 130, rest
+    if hasattr(fcntl, "F_SETPIPE_SZ"):
+        # No room for the lines of 60 epochs: it can't end while this process waits for its turn.
+        fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, 4096)
+    while not process.stdout.readline().startswith(b"epoch  1/60"):
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    rest = process.stdout.read().decode()
+    assert process.wait(600) == 130, rest
     assert f"--resume {stopped.out}" in rest
     assert len((Path(stopped.out) / "metrics.csv").read_text().splitlines()) < 61
     resume(stopped.out, QUIET)
