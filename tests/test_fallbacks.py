@@ -116,8 +116,8 @@ def test_native_and_reference_are_the_same_functions() -> None:
 def test_the_kernel_runs_where_it_serves(monkeypatch: pytest.MonkeyPatch) -> None:
     """A CPU call in each dtype reaches the native op, projections and functorch do not."""
     calls = []
-    op = functional.ops.lstm_sequence
-    monkeypatch.setattr(functional.ops, "lstm_sequence", lambda *a: calls.append(1) or op(*a))
+    op = functional.ops.lstm_layer
+    monkeypatch.setattr(functional.ops, "lstm_layer", lambda *a: calls.append(1) or op(*a))
     for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
         fastchar.LSTM(3, 4, dtype=dtype)(torch.randn(5, 2, 3, dtype=dtype))
     assert len(calls) == 4
