@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
@@ -124,3 +125,21 @@ def test_architecture_lists(monkeypatch):
     ]
     with pytest.raises(SystemExit, match="expected entries like"):
         build._code_flags("Hopper")
+
+
+@pytest.mark.parametrize("module", [True, False])
+def test_ninja_of_python_or_of_the_system(module, monkeypatch, tmp_path):
+    """The package beside this Python, or without it the one on the PATH."""
+    ran = []
+
+    def run(command, **_):
+        ran.append(command)
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(build.importlib.util, "find_spec", lambda name: module or None)
+    monkeypatch.setattr(build.shutil, "which", lambda name, path=None: f"/usr/bin/{name}")
+    monkeypatch.setattr(build.subprocess, "run", run)
+    build.build(tmp_path / "library.so", tmp_path / "work", "9.0")
+    assert ran[0][: 3 if module else 1] == (
+        [sys.executable, "-m", "ninja"] if module else ["/usr/bin/ninja"]
+    )
