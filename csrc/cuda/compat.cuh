@@ -198,6 +198,9 @@ inline void store_release(int* flag, int value) {
   __atomic_store_n(flag, value, __ATOMIC_RELEASE);
   emu::Machine::get().yield();
 }
+inline void prefetch_to_l2(const void* global) {
+  static_cast<void>(*static_cast<const volatile char*>(global));
+}
 inline void copy_from_l2(void* shared, const void* global) { std::memcpy(shared, global, 16); }
 inline void wait_for_copies() {}
 inline void cluster_arrive() { emu::cluster_arrive(); }
@@ -222,6 +225,10 @@ FASTCHAR_INLINE int load_acquire(const int* flag) {
 }
 FASTCHAR_INLINE void store_release(int* flag, int value) {
   asm volatile("st.release.gpu.global.s32 [%0], %1;" ::"l"(flag), "r"(value) : "memory");
+}
+
+FASTCHAR_INLINE void prefetch_to_l2(const void* global) {
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(global));
 }
 
 // 16 bytes, aligned to 16, on their way into shared memory until wait_for_copies, which waits

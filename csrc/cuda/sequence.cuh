@@ -68,6 +68,13 @@ struct ForwardUnit {
     if (t >= length) return;
     int64_t row = static_cast<int64_t>(t) * p.B + b;
     if (p.ids) {
+      // A step is about as long as two reads one after the other, of which the first, of memory
+      // that nobody has read yet, would be the longer one.
+      constexpr int kAhead = 8;
+      const int later = p.reverse ? t - kAhead : t + kAhead;
+      if (later >= 0 && later < p.steps) {
+        prefetch_to_l2(p.ids + static_cast<int64_t>(later) * p.B + b);
+      }
       row = p.ids[row];
       FASTCHAR_DEVICE_CHECK(row >= 0 && row < p.V);
     }
