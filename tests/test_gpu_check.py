@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 
 from benchmarks import gpu_check, gpu_points
 
@@ -242,6 +243,56 @@ def test_a_contestant_without_a_graph_makes_the_race_eager(monkeypatch):
     result = gpu_points.race({"fastchar": [gpu.random] * 2, "torch": [gpu.random] * 2}, 0.01)
     assert result["seconds"] == result["graph_seconds"] == {"fastchar": 0.0015, "torch": 0.0015}
     assert "eager_seconds" not in result
+
+
+class OnTheCPU(TorchFunctionMode):
+    """ "cuda" is the CPU here, so that what measures and what the sanitizers watch runs."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        def moved(value):
+            return torch.device("cpu") if str(value) == "cuda" else value
+
+        if func is torch.Tensor.cuda:
+            return args[0]
+        args = [moved(a) if isinstance(a, (str, torch.device)) else a for a in args]
+        return func(*args, **{key: moved(value) for key, value in (kwargs or {}).items()})
+
+
+@pytest.mark.native
+def test_the_points_can_be_measured(monkeypatch):
+    """Each kind of point once, small, on the CPU: the code around the clock, which no GPU ran."""
+    rand, zeros = torch.rand, torch.zeros
+    FakeGPU().install(monkeypatch)
+    monkeypatch.setattr(torch, "rand", rand)
+    monkeypatch.setattr(torch, "zeros", zeros)
+    cache = SimpleNamespace(L2_cache_size=1 << 10)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: cache)
+    with OnTheCPU():
+        for skewed in (False, True):
+            result = gpu_points.embedding_race(7, 100, 8, torch.float32, skewed)
+            assert result["graph_seconds"].keys() == {"fastchar", "torch", "copy"}
+            assert "bandwidth" in result
+        for layers, both, ragged in [(1, False, False), *gpu_points.KINDS]:
+            result = gpu_points.lstm_race(8, 4, 5, layers, both, ragged, "fp32")
+            for part in (result["forward"], result["training"]):
+                assert part["seconds"].keys() == {"fastchar", "torch"}
+                assert part["eager_seconds"].keys() == {"fastchar", "torch"}
+                assert list(part["eager"]) == (["torch"] if ragged else [])
+
+
+@pytest.mark.native
+@pytest.mark.parametrize("tool", ["memcheck", "initcheck"])
+def test_what_the_sanitizers_watch_runs(tool, monkeypatch):
+    """On the CPU, and in float32, since its kernels know no other of the types."""
+    from benchmarks import gpu_sanitize
+
+    monkeypatch.setenv("FASTCHAR_CUDA_LSTM", "")
+    monkeypatch.setattr("fastchar.backends", lambda: {"cuda": ["9.0"]})
+    monkeypatch.setattr(torch, "bfloat16", torch.float32)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    with OnTheCPU():
+        gpu_sanitize.main(tool)
 
 
 def test_a_process_spoilt_by_a_capture_is_given_up(monkeypatch, tmp_path):
