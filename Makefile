@@ -65,9 +65,15 @@ bench: build
 	$(BIN)/python -m benchmarks.run
 	$(BIN)/python -m benchmarks.report
 
-# Downloads nothing: it runs on what the machine has, in $(VENV) if that is there.
+# Downloads and installs nothing: it runs in the first Python whose torch sees a GPU, $(VENV)'s if
+# that is one (a `make build` without a network leaves one without torch).
 gpu-check:
-	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m benchmarks.gpu_check
+	@for python in $(BIN)/python $(PYTHON) python; do \
+	  if $$python -c 'import torch; raise SystemExit(not torch.cuda.is_available())' 2>/dev/null; \
+	  then exec $$python -m benchmarks.gpu_check; fi; \
+	done; \
+	echo "gpu-check: no torch that sees a GPU in $(BIN)/python, $(PYTHON) or python;" \
+	  "make gpu-check PYTHON=... names another" >&2; exit 2
 
 clean:
 	rm -rf build dist fastchar/*.so *.egg-info

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pybind11
+import setuptools
 from setuptools import Extension, setup
 from torch.utils import cpp_extension
 
@@ -66,7 +67,18 @@ class BuildNative(cpp_extension.BuildExtension):
             print(f"warning: going on without the CUDA library: {error}", file=sys.stderr)
 
 
+class Distribution(setuptools.Distribution):
+    """Reads pyproject.toml, but not to build in place with a setuptools too old for its license
+    field, as torch's own package index has: that needs no metadata."""
+
+    def parse_config_files(self, *args, **kwargs) -> None:
+        old = int(setuptools.__version__.partition(".")[0]) < 77
+        if not (old and "build_ext" in sys.argv):
+            super().parse_config_files(*args, **kwargs)
+
+
 setup(
+    distclass=Distribution,
     ext_modules=[cpu],
     cmdclass={"build_ext": BuildNative},
 )

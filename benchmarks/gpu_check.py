@@ -4,12 +4,14 @@
 
 Builds for this GPU, runs the CUDA tests, then compute-sanitizer on small cases, then times the
 kernels against torch's by CUDA-graph replay. Needs torch with CUDA, nvcc, pytest and hypothesis;
-downloads nothing. Writes gpu_check.json and gpu_check.md into $OUT (default benchmarks/results/gpu)
-after every part: one that fails or hangs is ended, it says so there, and the next one runs.
-Exit code 1 if the build, a test or a sanitizer failed.
+downloads and installs nothing. Writes gpu_check.json and gpu_check.md into $OUT (default
+benchmarks/results/gpu) after every part: one that fails or hangs is ended, it says so there, and
+the next one runs. Exit code 1 if the build, a test or a sanitizer failed. $GPU_CHECK_SECONDS has
+more time for everything (1500: the whole grid of points, and sanitizers in no hurry).
 """
 
 import datetime
+import importlib.util
 import json
 import os
 import re
@@ -28,8 +30,18 @@ import torch
 from benchmarks import gpu_points
 
 ROOT = Path(__file__).parent.parent
-SECONDS = 570  # in all; benchmark points that don't fit are counted and left out
-FOR_BENCHMARKS = 170  # of them, whatever the checks before take
+_spec = importlib.util.spec_from_file_location("toolkit", ROOT / "csrc" / "cuda" / "build.py")
+assert _spec is not None
+assert _spec.loader is not None
+toolkit = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(toolkit)
+# In all; benchmark points that don't fit are counted and left out.
+SECONDS = float(os.environ.get("GPU_CHECK_SECONDS") or 570)
+SCALE = max(SECONDS / 570, 1)  # of the limits of parts, which are for the default
+FOR_BENCHMARKS = 0.3 * SECONDS  # whatever the checks before take
+# What an environment, such as a container's, may have chosen otherwise: for whom to compile, which
+# kernels run. Each is as in a fresh shell, but for this GPU alone.
+CHOICES = ("FASTCHAR_BACKEND", "FASTCHAR_CUDA_LSTM", "FASTCHAR_CPU_ISA")
 POINTS = [sys.executable, "-m", "benchmarks.gpu_points"]
 A_POINT = 40  # seconds after which a benchmark point hangs
 STARTS = 6  # of the process that measures the points
@@ -49,11 +61,12 @@ FLOORS = {256: 0.7, 512: 1.0, 1024: 1.6}
 Entry = dict[str, Any]
 
 
-def run(what: str, command: list[str], seconds: float) -> Entry:
+def run(what: str, command: list[str], seconds: float, **more: str) -> Entry:
     """One check: the command, whether it passed, how long it took, the end of its output.
 
-    In a session of its own, which is killed as a whole when the time is up: compute-sanitizer's
-    child would go on, and keep the GPU busy. Without 5 seconds left it is not run.
+    `more` goes into its environment. In a session of its own, which is killed as a whole when the
+    time is up: compute-sanitizer's child would go on, and keep the GPU busy. Without 5 seconds left
+    it is not run.
     """
     entry = {
         "what": what,
@@ -66,7 +79,7 @@ def run(what: str, command: list[str], seconds: float) -> Entry:
     if seconds < 5:
         return entry
     start = time.monotonic()
-    environment = {**os.environ, "FASTCHAR_CUDA": "1", "PYTHONUNBUFFERED": "1"}
+    environment = {**os.environ, "FASTCHAR_CUDA": "1", "PYTHONUNBUFFERED": "1", **more}
     with tempfile.TemporaryFile("w+", errors="replace") as out:  # a pipe may outlive the child
         child = subprocess.Popen(
             command, cwd=ROOT, env=environment, stdout=out, stderr=out, start_new_session=True
@@ -97,33 +110,53 @@ def wait_or_kill(child: "subprocess.Popen[Any]", seconds: float) -> bool:
             child.wait()
 
 
+def not_run(what: str, why: str, passed: bool | None) -> Entry:
+    """A check that there is no command for; `passed` None where that is no failure."""
+    entry = {"what": what, "command": "", "passed": passed, "seconds": 0.0}
+    return {**entry, "summary": f"not run: {why}", "output": why}
+
+
+def beside_nvcc(tool: str) -> str | None:
+    """A tool of the CUDA toolkit: on the PATH, beside nvcc, or where toolkits are installed."""
+    folders = [Path("/usr/local/cuda/bin"), Path("/usr/local/cuda/compute-sanitizer")]
+    nvcc = toolkit.find_nvcc()
+    if nvcc:
+        home = Path(nvcc).resolve().parent.parent
+        folders = [Path(nvcc).parent, home / "bin", home / tool, *folders]
+    return shutil.which(tool) or shutil.which(tool, path=os.pathsep.join(map(str, folders)))
+
+
 def checks(left: Callable[[], float]) -> Iterator[Entry]:
     """Build, parity tests, sanitizers; left() is what they may still take."""
     python = sys.executable
-    built = run("build", [python, "setup.py", "--quiet", "build_ext", "--inplace"], 240)
+    if toolkit.find_nvcc() is None:
+        yield not_run("build", "no nvcc in CUDA_HOME, on PATH or in /usr/local/cuda", False)
+        return
+    built = run("build", [python, "setup.py", "--quiet", "build_ext", "--inplace"], 240 * SCALE)
     yield built
     if not built["passed"]:
         return
     ask = "import fastchar; b = fastchar.backends(); print(b); raise SystemExit(not b.get('cuda'))"
-    loaded = run("the library loads", [python, "-c", ask], 60)
+    loaded = run("the library loads", [python, "-c", ask], 60 * SCALE)
     yield loaded
     if not loaded["passed"]:
         return
     options = ["-vv", "-rs", "--tb=short", "-p", "no:cacheprovider"]
     for what, (seconds, selected) in GROUPS.items():
         command = [python, "-m", "pytest", *options, PARITY, "-k", selected]
-        yield run(what, command, min(seconds, left()))
+        yield run(what, command, min(seconds * SCALE, left()))
     command = [python, "-m", "pytest", *options, "tests/test_cuda_build.py"]
-    yield run("ptxas's report", command, min(60, left()))
-    sanitizer = shutil.which("compute-sanitizer") or shutil.which(
-        "compute-sanitizer", path="/usr/local/cuda/bin"
-    )
-    if sanitizer is None:
-        return
+    yield run("ptxas's report", command, min(60 * SCALE, left()))
+    sanitizer = beside_nvcc("compute-sanitizer")
     for tool in ("memcheck", "racecheck", "initcheck"):
+        if sanitizer is None:
+            yield not_run(tool, "no compute-sanitizer on PATH or beside nvcc", None)
+            continue
         command = [sanitizer, "--tool", tool, "--error-exitcode", "9", "--target-processes", "all"]
-        command += ["--kernel-regex", "kns=fastchar", python, "-m", "benchmarks.gpu_sanitize"]
-        yield run(tool, command, min(50, left()))
+        command += ["--kernel-regex", "kns=fastchar", python, "-m", "benchmarks.gpu_sanitize", tool]
+        # Every tensor an allocation of its own: within one that torch's allocator shares out, an
+        # access outside of a tensor is none outside of memory, and old contents are contents.
+        yield run(tool, command, min(50 * SCALE, left()), PYTORCH_NO_CUDA_MEMORY_CACHING="1")
 
 
 def benchmarks(left: Callable[[], float], file: Path) -> Entry:
@@ -181,27 +214,35 @@ def table(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
+def by_graph(entry: Entry) -> dict[str, float]:
+    """Seconds by graph replay where fastchar's call can be captured, whatever the other can."""
+    seconds: dict[str, float] = entry.get("graph_seconds", {})
+    return seconds if "fastchar" in seconds else entry["seconds"]
+
+
 def ratio(seconds: dict[str, float]) -> float:
     return seconds["torch"] / seconds["fastchar"]
 
 
 def markdown(result: Entry) -> str:
     """The result as the performance page includes it."""
+    words = {True: "passed", False: "FAILED", None: "not run"}
     parts = [
         f"## {result['gpu']}, {result['date']}",
-        f"torch {result['torch']}, CUDA {result['cuda']}, driver {result['driver']}. Ratios are "
-        "torch's time over fastchar's, in one run, by CUDA-graph replay (`*`: a contestant that "
-        "can't be captured ran eagerly).",
+        f"torch {result['torch']}, CUDA {result['cuda']}, nvcc {result['nvcc']}, driver "
+        f"{result['driver']}. Ratios are torch's time over fastchar's, in one run, by CUDA-graph "
+        "replay (`*`: one of the two can't be captured, so both were called from Python); under "
+        "eager, both called from Python.",
         table(
             ["check", "result", "seconds", "summary"],
             [
-                [c["what"], "passed" if c["passed"] else "FAILED", str(c["seconds"]), c["summary"]]
+                [c["what"], words[c["passed"]], str(c["seconds"]), c["summary"]]
                 for c in result["checks"]
             ],
         ),
     ]
     for c in result["checks"]:
-        if not c["passed"]:
+        if c["passed"] is False:
             parts.append(f"{c['what']} FAILED: `{c['command']}`\n\n```\n{c['output'][-1500:]}\n```")
     groups = result.get("benchmarks", {})
     rows = []
@@ -210,9 +251,10 @@ def markdown(result: Entry) -> str:
         if "error" in entry:
             rows.append([*cells, entry["error"], "", ""])
             continue
-        ours = entry["seconds"]["fastchar"]
-        rows.append([*cells, f"{ours * 1e6:.1f}", f"{ratio(entry['seconds']):.2f}"])
-        rows[-1].append(f"{100 * entry['bandwidth']:.0f} %")
+        ours = by_graph(entry)["fastchar"]
+        star = "*" if entry["eager"] else ""
+        rows.append([*cells, f"{ours * 1e6:.1f}", f"{ratio(entry['seconds']):.2f}{star}"])
+        rows[-1].append(f"{100 * entry['bandwidth']:.0f} %" if "bandwidth" in entry else "")
     if rows:
         header = ["V", "N", "D", "dtype", "skewed", "us", "ratio", "of copy bandwidth"]
         parts += ["### Embedding gradient", table(header, rows)]
@@ -220,20 +262,24 @@ def markdown(result: Entry) -> str:
     for entry in groups.get("lstm", []):
         cells = [str(v) for v in entry["point"].values()]
         if "error" in entry:
-            rows.append([*cells, entry["error"], "", "", ""])
+            rows.append([*cells, entry["error"], *[""] * 5])
             continue
         T, H, B = (entry["point"][key] for key in "THB")
         forward, training = entry["forward"], entry["training"]
-        step = forward["seconds"]["fastchar"] / T * 1e6
+        step = by_graph(forward)["fastchar"] / T * 1e6
         star = "*" if forward["eager"] or training["eager"] else ""
         alone = entry["point"]["layers"] == 1 and not entry["point"]["bidirectional"]
         floor = FLOORS.get(H) if B <= 128 and alone and entry["point"]["dtype"] == "bf16" else None
         rows.append([*cells, f"{step:.2f}", f"{100 * floor / step:.0f} %" if floor else ""])
         rows[-1] += [f"{ratio(forward['seconds']):.2f}{star}"]
         rows[-1] += [f"{ratio(training['seconds']):.2f}{star}"]
+        for part in (forward, training):
+            eager = part.get("eager_seconds")
+            rows[-1].append(f"{ratio(eager):.2f}" if eager else "")
     if rows:
         header = ["H", "B", "T", "layers", "both ways", "ragged", "dtype", "us a step"]
         header += ["of the floor", "ratio, forward", "ratio, training"]
+        header += ["eager, forward", "eager, training"]
         parts += ["### Embedding and LSTM", table(header, rows)]
     parts += [
         f"The benchmarks were started again: {problem}" for problem in groups.get("problems", [])
@@ -247,6 +293,15 @@ def driver() -> str:
     command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[0]
+    except (OSError, subprocess.CalledProcessError, IndexError):
+        return "unknown"
+
+
+def nvcc_version() -> str:
+    try:
+        command = [toolkit.find_nvcc() or "nvcc", "--version"]
+        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        return re.findall(r"\bV(\d+[.\d]*)", text)[0]
     except (OSError, subprocess.CalledProcessError, IndexError):
         return "unknown"
 
@@ -272,12 +327,16 @@ def main() -> int:
         "date": datetime.date.today().isoformat(),
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
+        "nvcc": nvcc_version(),
         "driver": driver(),
         "checks": [],
     }
+    for name in CHOICES:
+        os.environ.pop(name, None)
+    os.environ["TORCH_CUDA_ARCH_LIST"] = "{}.{}".format(*torch.cuda.get_device_capability())
     for check in checks(lambda: left() - FOR_BENCHMARKS):
         print(f"{left():.0f} s left. {check['what']}: {check['summary']}", flush=True)
-        if not check["passed"]:
+        if check["passed"] is False:
             print(f"FAILED: {check['command']}\n{check['output']}", flush=True)
         result["checks"].append(check)
         save(result, folder)
@@ -286,7 +345,7 @@ def main() -> int:
             result["benchmarks"] = benchmarks(left, Path(scratch) / "points.jsonl")
         save(result, folder)
     print(markdown(result))
-    return 0 if all(check["passed"] for check in result["checks"]) else 1
+    return 1 if any(check["passed"] is False for check in result["checks"]) else 0
 
 
 if __name__ == "__main__":

@@ -27,12 +27,12 @@ Point = tuple[str, Entry, Callable[[], Entry]]  # group, what it is of, and its 
 
 
 class Timed:
-    """A contestant: its call captured as a graph once per set of buffers, or run eagerly if it
-    can't be. Buffers rotate, so that nothing is found in the cache by luck."""
+    """A contestant's calls, on one set of buffers each: they rotate, so that nothing is found in
+    the cache by luck. Captured as one graph, unless `eager` says why it can't be."""
 
-    def __init__(self, calls: list[Callable[[], Any]]) -> None:
-        self.eager = ""  # or why it is
-        self.seconds: list[float] = []
+    def __init__(self, calls: list[Callable[[], Any]], eager: str = "") -> None:
+        self.calls, self.eager = calls, eager
+        self.graph: Any = None
         self.kept: list[Any] = []  # what a graph writes must stay allocated
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
@@ -41,49 +41,86 @@ class Timed:
                 calls[0]()
         torch.cuda.current_stream().wait_stream(stream)
         torch.cuda.synchronize()
-        self.calls = calls
+        if eager:
+            return
+        graph = torch.cuda.CUDAGraph()
         try:
-            self.calls = [self.captured(call) for call in calls]
+            with torch.cuda.graph(graph):
+                self.kept += [call() for call in calls]
+            self.graph = graph
         except RuntimeError as error:
+            self.kept.clear()
             self.eager = str(error).partition("\n")[0] or type(error).__name__
+            after_a_failed_capture()
         torch.cuda.synchronize()
 
-    def captured(self, call: Callable[[], Any]) -> Callable[[], Any]:
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            self.kept.append(call())
-        self.kept.append(graph)
-        return graph.replay
-
-    def round(self) -> None:
-        """One pass over the buffers."""
+    def round(self, by_graph: bool) -> float:
+        """Seconds of a call: one pass over the buffers."""
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record()
-        for call in self.calls:
-            call()
+        if by_graph:
+            self.graph.replay()
+        else:
+            for call in self.calls:
+                call()
         end.record()
         end.synchronize()
-        self.seconds.append(start.elapsed_time(end) / 1e3 / len(self.calls))
-
-    def median(self) -> float:
-        return statistics.median(self.seconds)
+        return float(start.elapsed_time(end)) / 1e3 / len(self.calls)
 
 
-def race(contestants: dict[str, list[Callable[[], Any]]], seconds: float = 0.3) -> Entry:
-    """Median seconds of each contestant, in turns until the time is up; "eager" says of those
-    without a graph why they have none."""
-    timed = {name: Timed(calls) for name, calls in contestants.items()}
+class Spoilt(Exception):
+    """Nothing more can be measured in this process."""
+
+
+def after_a_failed_capture() -> None:
+    """Makes the process fit for more. A capture that fails leaves torch's generator believing that
+    it goes on (up to torch 2.11 at least), and every random number after it is an error; one that
+    succeeds puts that right."""
+    try:
+        torch.cuda.synchronize()
+        with torch.cuda.graph(torch.cuda.CUDAGraph()):
+            torch.zeros(1, device="cuda")
+        torch.rand(1, device="cuda")
+        torch.cuda.synchronize()
+    except RuntimeError as error:
+        raise Spoilt(f"after a capture failed: {error}".partition("\n")[0]) from error
+
+
+def medians(timed: dict[str, Timed], by_graph: bool, seconds: float) -> dict[str, float]:
+    """Median seconds of each contestant's call, in turns until the time is up."""
     end = time.monotonic() + seconds
-    rounds = 0
-    while rounds < 5 or (rounds < 50 and time.monotonic() < end):
-        names = list(timed)
-        for name in names[rounds % len(names) :] + names[: rounds % len(names)]:
-            timed[name].round()
-        rounds += 1
-    return {
-        "seconds": {name: t.median() for name, t in timed.items()},
+    found: dict[str, list[float]] = {name: [] for name in timed}
+    names = list(timed)
+    for rounds in range(50):
+        if rounds >= 5 and time.monotonic() > end:
+            break
+        shift = rounds % len(names)
+        for name in names[shift:] + names[:shift]:
+            found[name].append(timed[name].round(by_graph))
+    return {name: statistics.median(values) for name, values in found.items()}
+
+
+def race(
+    contestants: dict[str, list[Callable[[], Any]]],
+    seconds: float = 0.3,
+    eager: dict[str, str] | None = None,
+    both: bool = False,
+) -> Entry:
+    """Median seconds of each contestant: "seconds", all by graph replay, or where one of them can't
+    be captured ("eager" says which, and why) all called from Python, so that like is compared with
+    like. "graph_seconds" has those that can be captured, "eager_seconds", with `both`, all."""
+    why = eager or {}
+    timed = {name: Timed(calls, why.get(name, "")) for name, calls in contestants.items()}
+    can = {name: t for name, t in timed.items() if t.graph is not None}
+    by_graph = medians(can, True, seconds) if can else {}
+    result: Entry = {
+        "graph_seconds": by_graph,
         "eager": {name: t.eager for name, t in timed.items() if t.eager},
     }
+    if both or len(can) < len(timed):
+        result["eager_seconds"] = medians(timed, False, seconds / 2)
+    result["seconds"] = by_graph if len(can) == len(timed) else result["eager_seconds"]
+    return result
 
 
 def buffers(bytes_each: int) -> int:
@@ -124,9 +161,10 @@ def embedding_race(V: int, N: int, D: int, dtype: torch.dtype, skewed: bool) -> 
         },
         0.2,
     )
-    seconds = result["seconds"]
     # A copy reads and writes what the gradient only reads.
-    result["bandwidth"] = seconds["copy"] / 2 / seconds["fastchar"]
+    seconds = result["graph_seconds"]
+    if {"copy", "fastchar"} <= seconds.keys():
+        result["bandwidth"] = seconds["copy"] / 2 / seconds["fastchar"]
     return result
 
 
@@ -193,15 +231,21 @@ def lstm_race(
     def each(step: Callable[..., Any], *arguments: Any) -> list[Callable[[], Any]]:
         return [functools.partial(step, *arguments, ids) for ids in batches]
 
+    # torch packs by lengths on the CPU, and copies what it sorts them to to the GPU.
+    eager = {"torch": "packing copies from the CPU"} if ragged else {}
     return {
         "forward": race(
-            {"fastchar": each(forward, ours_forward), "torch": each(forward, their_forward)}
+            {"fastchar": each(forward, ours_forward), "torch": each(forward, their_forward)},
+            eager=eager,
+            both=True,
         ),
         "training": race(
             {
                 "fastchar": each(train, ours_forward, ours),
                 "torch": each(train, their_forward, theirs),
-            }
+            },
+            eager=eager,
+            both=True,
         ),
     }
 
@@ -250,14 +294,19 @@ def main(file: Path, seconds: float) -> int:
             if time.monotonic() > end:
                 return 0
             write({"number": number, "group": group, "point": point})
+            spoilt = False
             try:
                 result = measure()
             except Exception as error:
+                spoilt = isinstance(error, Spoilt)
                 result = {"error": f"{type(error).__name__}: {error}".partition("\n")[0]}
             write({"number": number, "group": group, "point": point, **result})
             try:
+                if spoilt:
+                    raise RuntimeError(result["error"])
                 torch.cuda.synchronize()
                 torch.cuda.empty_cache()
+                torch.rand(1, device="cuda")
             except RuntimeError as error:  # nothing more can be had from this process
                 print(error, file=sys.stderr)
                 return 3

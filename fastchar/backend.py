@@ -48,10 +48,28 @@ def _load_cuda() -> tuple[ctypes.CDLL | None, list[str]]:
     path = Path(__file__).parent / "_C_cuda.so"
     if not torch.cuda.is_available() or not path.exists():
         return None, []
-    torch.ops.load_library(path)
-    library = ctypes.CDLL(str(path))
+    try:
+        torch.ops.load_library(path)
+        library = ctypes.CDLL(str(path))
+    except OSError as error:
+        return _without_cuda(str(error))
+    lacks = library.fastchar_cuda_driver_lacks()
+    if lacks:
+        return _without_cuda(
+            f"built with CUDA {lacks // 1000}.{lacks % 1000 // 10}, for which this machine's "
+            f"driver is too old; an nvcc of torch's CUDA, {torch.version.cuda}, will do"
+        )
     library.fastchar_cuda_architectures.restype = ctypes.c_char_p
     return library, library.fastchar_cuda_architectures().decode().split(";")
+
+
+def _without_cuda(why: str) -> tuple[None, list[str]]:
+    warnings.warn(
+        f"fastchar runs on torch's operations on the GPU: {why}. To build the kernels: "
+        f"{build_command()}",
+        stacklevel=2,
+    )
+    return None, []
 
 
 _library, _reason = _load()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -86,7 +87,13 @@ _LINEAR_ROWS, _LINEAR_PRODUCTS = 32, 1 << 20
 def _full_precision() -> bool:
     """Whether torch's float32 products are to be float32. Dynamo, which guards the setting, takes
     the answer for a constant."""
-    return torch.get_float32_matmul_precision() == "highest"
+    try:
+        return torch.get_float32_matmul_precision() == "highest"
+    except (
+        RuntimeError
+    ):  # torch.backends.cuda.matmul.fp32_precision or another is set: no one answer
+        own: Any = torch.backends.mkldnn
+        return own.matmul.fp32_precision in ("none", "ieee")
 
 
 # What `torch.compiler.assume_constant_result` sets; calling it imports all of Dynamo with fastchar.
@@ -103,11 +110,11 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     tensors = (input, weight) if bias is None else (input, weight, bias)
     if (
         torch.compiler.is_exporting()
+        or input.device.type != "cpu"
         or rows < _LINEAR_ROWS
         or rows * weight.numel() < _LINEAR_PRODUCTS
         or not _full_precision()
         or autocast_dtype(input) is not None
-        or input.device.type != "cpu"
         or input.shape[-1:] != weight.shape[1:]
         or kernel_dtype(tensors) is not input.dtype
     ):

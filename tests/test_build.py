@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -64,3 +65,24 @@ def test_version_is_stated_once():
     from importlib.metadata import version
 
     assert fastchar.__version__ == version("fastchar")
+
+
+def test_an_old_setuptools_builds_in_place():
+    """One that can't read pyproject.toml's license field, as torch's package index has, where
+    nothing newer can be downloaded; what needs the metadata still asks for them."""
+    code = """
+import runpy, sys
+import setuptools
+setuptools.__version__ = "70.2.0"
+class Old(setuptools.Distribution):
+    def parse_config_files(self, *args, **kwargs):
+        raise SystemExit("invalid pyproject.toml config: project.license")
+setuptools.Distribution = Old
+sys.argv = ["setup.py", sys.argv[1], "--help"]
+runpy.run_path("setup.py", run_name="__main__")
+"""
+    for command, returned in (("build_ext", 0), ("sdist", 1)):
+        done = subprocess.run(
+            [sys.executable, "-c", code, command], capture_output=True, text=True, cwd=ROOT
+        )
+        assert done.returncode == returned, done.stderr

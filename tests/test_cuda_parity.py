@@ -156,9 +156,16 @@ def test_lstm_by_every_way(dtype, way, H, ragged, monkeypatch):
     lstm_case(dtype, H, ragged, folded=ragged).check()
 
 
+def cut_to_tf32(x: Tensor) -> Tensor:
+    """float32 as the tensor cores read it, the 13 lowest bits gone; the gradient is x's."""
+    cut = (x.detach().view(torch.int32) & ~0x1FFF).view(torch.float32)
+    return x + (cut - x.detach())
+
+
 @pytest.mark.parametrize(("way", "H"), TF32_WAYS)
 def test_tf32_by_every_way(way, H, monkeypatch):
-    """Against cuDNN with TF32, which its switch allows by default."""
+    """Against the reference with weights and inputs cut to TF32. Not against cuDNN, whose switch
+    allows TF32 and doesn't force it: for some sizes it may take float32."""
     if way == "cluster" and torch.cuda.get_device_capability() < (9, 0):
         pytest.skip("clusters are sm_90's")
     monkeypatch.setenv("FASTCHAR_CUDA_LSTM", way)
@@ -169,9 +176,14 @@ def test_tf32_by_every_way(way, H, monkeypatch):
     def call(lstm, x, h, c, *params):
         return lstm(x, (h, c), params, True, 1, 0.0, False, True, False)
 
+    def judge(*tensors):
+        if tensors[0].dtype == torch.float32:
+            tensors = tuple(map(cut_to_tf32, tensors))
+        return call(reference.lstm, *tensors)
+
     compare(
         lambda *tensors: call(functional.lstm, *tensors),
-        lambda *tensors: call(torch.lstm, *tensors),
+        judge,
         [torch.randn(shape) / shape[-1] ** 0.5 for shape in shapes],
         torch.float32,
     ).check()
@@ -230,13 +242,35 @@ def test_a_forced_way_that_cannot_serve_is_refused(monkeypatch):
             run_step(*tensors, ids, lengths)
 
 
-def test_batches_beyond_one_grid():
-    """More tiles of 8 sequences than a grid has blocks along y."""
+def test_batches_beyond_one_grid(monkeypatch):
+    """More tiles of 8 sequences than a grid has blocks along y, which steps would serve unasked."""
+    monkeypatch.setenv("FASTCHAR_CUDA_LSTM", "block")
     T, B, H = 2, 65535 * 8 + 9, 8
     compare(
         lambda *tensors: functional.ops.lstm_sequence(tensors[0], None, *tensors[1:], None, False),
         lambda *tensors: reference.lstm_sequence(tensors[0], None, *tensors[1:], None, False)[:3],
         [torch.randn(shape) / 4 for shape in ((T, B, 4 * H), (4 * H, H), (B, H), (B, H))],
+        torch.bfloat16,
+    ).check()
+
+
+@pytest.mark.parametrize(("way", "H", "B"), [("cluster", 512, 300), ("grid", 1000, 100)])
+def test_batches_beyond_the_room(way, H, B, monkeypatch):
+    """More teams than the device has room for at once: clusters that wait for their turn, grids in
+    several launches. Larger than the rule would let them."""
+    if way == "cluster" and torch.cuda.get_device_capability() < (9, 0):
+        pytest.skip("clusters are sm_90's")
+    monkeypatch.setenv("FASTCHAR_CUDA_LSTM", way)
+    T, V = 3, 40
+    ids = torch.randint(V, (T, B))
+
+    def call(sequence, gates, *others):
+        return sequence(gates, ids.to(gates.device), *others, None, True)[:3]
+
+    compare(
+        lambda *tensors: call(functional.ops.lstm_sequence, *tensors),
+        lambda *tensors: call(reference.lstm_sequence, *tensors),
+        [torch.randn(shape) / H**0.5 for shape in ((V, 4 * H), (4 * H, H), (B, H), (B, H))],
         torch.bfloat16,
     ).check()
 

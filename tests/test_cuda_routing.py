@@ -210,6 +210,32 @@ def test_the_reverse_direction_is_forked_and_joined(monkeypatch: pytest.MonkeyPa
     assert log[-1] == ("wait_stream", "main", "side")
 
 
+def test_a_driver_too_old_for_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The runtime linked into the library may be of a newer CUDA than torch's and the driver: then
+    torch's operations run, and the warning says what to build with."""
+    lacks = 13000
+    library = SimpleNamespace(
+        fastchar_cuda_driver_lacks=lambda: lacks,
+        fastchar_cuda_architectures=lambda: b"8.0;9.0+PTX",
+    )
+    monkeypatch.setattr(library.fastchar_cuda_architectures, "restype", None, raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(backend.Path, "exists", lambda self: True)
+    monkeypatch.setattr(torch.ops, "load_library", lambda path: None)
+    monkeypatch.setattr(backend.ctypes, "CDLL", lambda path: library)
+    with pytest.warns(UserWarning, match=r"built with CUDA 13\.0.*driver is too old"):
+        assert backend._load_cuda() == (None, [])
+    lacks = 0
+    assert backend._load_cuda() == (library, ["8.0", "9.0+PTX"])
+
+    def fails(path: str) -> None:
+        raise OSError("undefined symbol")
+
+    monkeypatch.setattr(torch.ops, "load_library", fails)
+    with pytest.warns(UserWarning, match="undefined symbol"):
+        assert backend._load_cuda() == (None, [])
+
+
 def test_tf32_is_torch_s_switch(monkeypatch: pytest.MonkeyPatch) -> None:
     """The one for cuDNN's RNNs, under its old and its new names; told for the time of a call."""
     # Torch's own test helpers, which other tests import, forbid setting these for good.

@@ -108,6 +108,25 @@ def test_nan_and_inf_reach_the_gradients_as_torchs_do(value: float, isa: str) ->
         torch.testing.assert_close(mine, his, equal_nan=True, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.native
+def test_precision_set_by_backend() -> None:
+    """torch's newer switches: TF32 for cuBLAS leaves the CPU's products as they are. Asked for one
+    answer for all of them, torch raises."""
+    cuda, cpu = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul
+    x, weight = torch.randn(64, 256), torch.randn(128, 256)
+    before = cuda.fp32_precision, cpu.fp32_precision
+    expected = fastchar.functional.linear(x, weight)
+    try:
+        cuda.fp32_precision = "tf32"
+        with pytest.raises(RuntimeError):
+            torch.get_float32_matmul_precision()
+        assert torch.equal(fastchar.functional.linear(x, weight), expected)
+        cpu.fp32_precision = "bf16"
+        assert torch.equal(fastchar.functional.linear(x, weight), F.linear(x, weight))
+    finally:
+        cuda.fp32_precision, cpu.fp32_precision = before
+
+
 @pytest.mark.parametrize("precision", ["highest", "high", "medium"])
 @pytest.mark.native
 def test_matmul_precision_is_that_of_torchs_products(precision: str) -> None:

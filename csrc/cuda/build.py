@@ -5,6 +5,7 @@ headers is needed. Used by setup.py and by tests/test_cuda_build.py. Environment
 leaves the library out, CUDA_HOME says where nvcc is, TORCH_CUDA_ARCH_LIST what to compile for.
 """
 
+import importlib.util
 import os
 import re
 import shutil
@@ -106,7 +107,9 @@ def build(target: Path, work: Path, names: str | None = None) -> None:
     work.mkdir(parents=True, exist_ok=True)
     (work / "build.ninja").write_text(_ninja_file(target, nvcc, names or architectures()))
     jobs = os.environ.get("MAX_JOBS") or str(os.cpu_count() or 1)
-    command = [sys.executable, "-m", "ninja", "-C", str(work), "-j", jobs]
+    module = importlib.util.find_spec("ninja") is not None  # else a system's own
+    ninja = [sys.executable, "-m", "ninja"] if module else [shutil.which("ninja") or "ninja"]
+    command = [*ninja, "-C", str(work), "-j", jobs]
     result = subprocess.run(command, capture_output=True, text=True)
     if result.returncode:
         raise SystemExit(f"building {target.name} failed:\n{result.stdout}{result.stderr}")

@@ -7,8 +7,9 @@
 //   publish(step)     every thread, after its writes to slice(): the tile `step` has this slice
 //   acquire(step)     every thread: the whole tile `step`, in shared memory
 //
-// Steps count up from 1. The tiles alternate between two buffers: a block that
-// publishes step s + 2 has acquired s + 1 from all, who had then read s.
+// Steps count up from 1, each published and then acquired by all. What a thread does between
+// the two costs nothing while it waits for the others. The tiles alternate between two buffers:
+// a block that publishes step s + 2 has acquired s + 1 from all, who had then read s.
 #pragma once
 
 #include "product.cuh"
@@ -61,14 +62,17 @@ struct Stage {
 
   T* memory;
 
-  // send(column, element in the slice, piece) for `copies` copies of the first `columns`
-  // columns.
-  template <class Send>
+  // send(copy, column, element in the slice, piece) for `copies` copies, kCopies at most, of
+  // the first `columns` columns. Nothing is divided by what the compiler doesn't know.
+  template <int kCopies, class Send>
   FASTCHAR_INLINE void send(int columns, int copies, const Send& send_piece) const {
-    const int count = columns * kPieces;
-    for (int i = threadIdx.x; i < count * copies; i += kThreads) {
-      const int piece = i % count, column = piece / kPieces, element = piece % kPieces * kPiece;
-      send_piece(i / count, column, element,
+    constexpr int kCount = Shape::kBatch * kPieces;
+#pragma unroll 4
+    for (int first = 0; first < kCount * kCopies; first += kThreads) {
+      const int i = first + threadIdx.x, piece = i % kCount;
+      const int column = piece / kPieces, element = piece % kPieces * kPiece;
+      if (column >= columns || i / kCount >= copies) continue;
+      send_piece(i / kCount, column, element,
                  *reinterpret_cast<const Piece*>(memory + column * Shape::kSlice + element));
     }
   }
@@ -96,15 +100,18 @@ struct ClusterExchange {
   FASTCHAR_INLINE void publish(int step) {
     __syncthreads();
     T* own = tiles + step % 2 * kTile + blockIdx.x * Shape::kSlice;
-    stage.send(
+    stage.template send<Shape::kDepth / Shape::kSlice>(
         columns, gridDim.x,
         [&](int rank, int column, int element, const typename Stage<Shape>::Piece& piece) {
           T* to = peer_shared(own + column * Product<Shape>::kPitch + element, rank);
           *reinterpret_cast<typename Stage<Shape>::Piece*>(to) = piece;
         });
-    cluster_sync();
+    cluster_arrive();
   }
-  FASTCHAR_INLINE const T* acquire(int step) { return tiles + step % 2 * kTile; }
+  FASTCHAR_INLINE const T* acquire(int step) {
+    cluster_wait();
+    return tiles + step % 2 * kTile;
+  }
 };
 
 // The team is a row of a cooperative grid: slices go through global memory (L2), and a flag per
@@ -140,11 +147,12 @@ struct GridExchange {
   FASTCHAR_INLINE void publish(int step) {
     __syncthreads();
     T* own = global(step) + blockIdx.x * Shape::kSlice;
-    stage.send(columns, 1,
-               [&](int, int column, int element, const typename Stage<Shape>::Piece& piece) {
-                 T* to = own + column * Shape::kDepth + element;
-                 *reinterpret_cast<typename Stage<Shape>::Piece*>(to) = piece;
-               });
+    stage.template send<1>(
+        columns, 1,
+        [&](int, int column, int element, const typename Stage<Shape>::Piece& piece) {
+          T* to = own + column * Shape::kDepth + element;
+          *reinterpret_cast<typename Stage<Shape>::Piece*>(to) = piece;
+        });
     __syncthreads();
     if (threadIdx.x == 0) {
       __threadfence();
@@ -157,16 +165,17 @@ struct GridExchange {
       }
     }
     __syncthreads();
-    constexpr int kPiece = Stage<Shape>::kPiece;
-    const int pieces = gridDim.x * Stage<Shape>::kPieces;  // of a column
-    const T* from = global(step);
-    for (int i = threadIdx.x; i < columns * pieces; i += kThreads) {
-      const int column = i / pieces, element = i % pieces * kPiece;
-      *reinterpret_cast<typename Stage<Shape>::Piece*>(tile + column * Product<Shape>::kPitch +
-                                                       element) =
-          load_from_l2(reinterpret_cast<const typename Stage<Shape>::Piece*>(
-              from + column * Shape::kDepth + element));
+    constexpr int kPiece = Stage<Shape>::kPiece, kPieces = Shape::kDepth / kPiece;
+    static_assert(kThreads % kPieces == 0, "a thread stays in its piece of each column");
+    const int element = threadIdx.x % kPieces * kPiece;
+    if (element < gridDim.x * Shape::kSlice) {  // the rest no block writes
+      const T* from = global(step) + element;
+      for (int column = threadIdx.x / kPieces; column < columns; column += kThreads / kPieces) {
+        copy_from_l2(tile + column * Product<Shape>::kPitch + element,
+                     from + column * Shape::kDepth);
+      }
     }
+    wait_for_copies();
     __syncthreads();
     return tile;
   }

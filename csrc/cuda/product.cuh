@@ -96,6 +96,10 @@ struct Product {
   static constexpr int kSumPitch = Shape::kRows + 4;
   static constexpr int kSums = kSplits * Shape::kBatch * kSumPitch;
 
+  // Sums that a warp has in flight: an mma waits for the one before that it adds to, some 33
+  // cycles, in which the 4 warps of a scheduler have to find something else to do.
+  static constexpr int kChains = M == 1 && K % 2 == 0 ? 2 : 1;
+
   uint32_t weight[M][K][4];
 
   FASTCHAR_INLINE static int split() { return threadIdx.x / kWarp / kRowGroups; }
@@ -134,28 +138,40 @@ struct Product {
   }
 
   // The first `columns` columns (rounded up to 8) of tile [kBatch][kPitch]; the result is the
-  // sum over `split` of sums [kSplits][kBatch][kSumPitch]. Depth from `depth` on holds zeros.
+  // sum over `split` of sums [kSplits][kBatch][kSumPitch]. Depth from `depth` on holds zeros:
+  // warps that have no other are spared it, but nobody looks from mma to mma, which would keep
+  // the loads of one behind the one before.
   FASTCHAR_INLINE void multiply(const T* tile, int columns, int depth, float* sums) const {
     const int lane = threadIdx.x % kWarp;
     __syncwarp();  // mma wants the warp together
     for (int first = 0; first < columns; first += 8) {
-      float d[M][4] = {};
+      float d[kChains][M][4] = {};
       const T* column = tile + (first + lane / 4) * kPitch + first_depth() + lane % 4 * 2;
+      if (first_depth() < depth) {
 #pragma unroll
-      for (int k = 0; k < K; ++k) {
-        if (first_depth() + kStep * k >= depth) break;
-        const Pack<uint32_t, 2> b = pairs(column + kStep * k);
+        for (int k = 0; k < K; ++k) {
+          const Pack<uint32_t, 2> b = pairs(column + kStep * k);
 #pragma unroll
-        for (int m = 0; m < M; ++m) mma<T>(d[m], weight[m][k], b.value[0], b.value[1]);
+          for (int m = 0; m < M; ++m) {
+            mma<T>(d[k % kChains][m], weight[m][k], b.value[0], b.value[1]);
+          }
+        }
+      }
+#pragma unroll
+      for (int m = 0; m < M; ++m) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          if (kChains == 2) d[0][m][i] += d[kChains - 1][m][i];
+        }
       }
       float* sum = sums + (split() * Shape::kBatch + first + lane % 4 * 2) * kSumPitch +
                    first_row() + lane / 4;
 #pragma unroll
       for (int m = 0; m < M; ++m) {
-        sum[16 * m] = d[m][0];
-        sum[16 * m + kSumPitch] = d[m][1];
-        sum[16 * m + 8] = d[m][2];
-        sum[16 * m + 8 + kSumPitch] = d[m][3];
+        sum[16 * m] = d[0][m][0];
+        sum[16 * m + kSumPitch] = d[0][m][1];
+        sum[16 * m + 8] = d[0][m][2];
+        sum[16 * m + 8 + kSumPitch] = d[0][m][3];
       }
     }
   }

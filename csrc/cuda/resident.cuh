@@ -24,6 +24,7 @@ struct ForwardShape {
   static constexpr int kDepth = kHidden;                  // h
   static constexpr int kSlice = kUnits;
   static constexpr int kTilesM = 2;
+  static constexpr bool kBackward = false;
 
   FASTCHAR_INLINE static T weight(const T* w_hh, int H, int block, int row, int depth) {
     const int gate = row / kUnits, unit = block * kUnits + row % kUnits;
@@ -41,6 +42,7 @@ struct BackwardShape {
   static constexpr int kDepth = 4 * kHidden;  // gate gradients, the four of a unit together
   static constexpr int kSlice = 4 * kUnits;
   static constexpr int kTilesM = 1;
+  static constexpr bool kBackward = true;
 
   FASTCHAR_INLINE static T weight(const T* w_hh, int H, int block, int row, int depth) {
     const int unit = block * kUnits + row, gate = depth % 4, from = depth / 4;
@@ -67,18 +69,22 @@ struct Items {
   FASTCHAR_INLINE static int column(int j) { return index(j) / Shape::kUnits; }
 };
 
-// The part of the batch that a launch serves starts at sequence first_b.
+// A launch serves the sequences from first_b to end_b, `batch` of them a team: kBatch at most.
+// Of a step, only what the other blocks need stands between the product and publish(): results
+// are stored after it, and the next step's inputs are on their way while this block waits.
+// Forward: steps >= 1, since a block may not end between publish() and acquire().
 template <class Shape, class Exchange>
 __global__ void __launch_bounds__(kThreads, 1)
     resident_forward(LstmSequenceParams<typename Shape::T> p, const Fragment* packed,
-                     typename Exchange::Params exchange_params, int first_b, int end_b) {
+                     typename Exchange::Params exchange_params, int first_b, int end_b,
+                     int batch) {
   using T = typename Shape::T;
   using Own = Items<Shape>;
   FASTCHAR_DYNAMIC_SHARED(memory);
   T* tiles = reinterpret_cast<T*>(memory);
   float* sums = reinterpret_cast<float*>(tiles + Exchange::kElements);
-  const int b0 = first_b + blockIdx.y * Shape::kBatch, unit0 = blockIdx.x * Shape::kUnits;
-  const int columns = end_b - b0 < Shape::kBatch ? end_b - b0 : Shape::kBatch;
+  const int b0 = first_b + blockIdx.y * batch, unit0 = blockIdx.x * Shape::kUnits;
+  const int columns = end_b - b0 < batch ? end_b - b0 : batch;
 
   Product<Shape> product;
   product.load(packed);
@@ -103,10 +109,11 @@ __global__ void __launch_bounds__(kThreads, 1)
     T input[Own::kPerThread][4];
 #pragma unroll
     for (int j = 0; j < Own::kPerThread; ++j) {
-      if (mine[j]) state[j].load(p, t, input[j]);  // on its way while the product is made
+      if (mine[j]) state[j].load(p, t, input[j]);
     }
     product.multiply(exchange.acquire(s + 1), columns, p.H, sums);
     __syncthreads();
+    Pack<T, 4> gates[Own::kPerThread];
 #pragma unroll
     for (int j = 0; j < Own::kPerThread; ++j) {
       if (!mine[j]) continue;
@@ -116,10 +123,14 @@ __global__ void __launch_bounds__(kThreads, 1)
         recurrent[gate] =
             Product<Shape>::sum(sums, gate * Shape::kUnits + Own::unit(j), Own::column(j));
       }
-      state[j].step(p, t, input[j], recurrent);
+      state[j].step(t, input[j], recurrent, gates[j]);
       exchange.slice(Own::column(j))[Own::unit(j)] = for_mma(narrow<T>(state[j].h));
     }
-    exchange.publish(s + 2);
+    if (s + 1 < p.steps) exchange.publish(s + 2);
+#pragma unroll
+    for (int j = 0; j < Own::kPerThread; ++j) {
+      if (mine[j]) state[j].store(p, t, gates[j]);
+    }
   }
 #pragma unroll
   for (int j = 0; j < Own::kPerThread; ++j) {
@@ -130,14 +141,15 @@ __global__ void __launch_bounds__(kThreads, 1)
 template <class Shape, class Exchange>
 __global__ void __launch_bounds__(kThreads, 1)
     resident_backward(LstmSequenceBackwardParams<typename Shape::T> p, const Fragment* packed,
-                      typename Exchange::Params exchange_params, int first_b, int end_b) {
+                      typename Exchange::Params exchange_params, int first_b, int end_b,
+                      int batch) {
   using T = typename Shape::T;
   using Own = Items<Shape>;
   FASTCHAR_DYNAMIC_SHARED(memory);
   T* tiles = reinterpret_cast<T*>(memory);
   float* sums = reinterpret_cast<float*>(tiles + Exchange::kElements);
-  const int b0 = first_b + blockIdx.y * Shape::kBatch, unit0 = blockIdx.x * Shape::kUnits;
-  const int columns = end_b - b0 < Shape::kBatch ? end_b - b0 : Shape::kBatch;
+  const int b0 = first_b + blockIdx.y * batch, unit0 = blockIdx.x * Shape::kUnits;
+  const int columns = end_b - b0 < batch ? end_b - b0 : batch;
 
   Product<Shape> product;
   product.load(packed);
@@ -153,27 +165,41 @@ __global__ void __launch_bounds__(kThreads, 1)
   }
 
   for (int s = 0; s <= p.steps; ++s) {
+    const bool more = s < p.steps;
+    const int t = p.reverse ? s : p.steps - 1 - s;
+    typename BackwardUnit<T>::Input input[Own::kPerThread];
+#pragma unroll
+    for (int j = 0; j < Own::kPerThread; ++j) {
+      if (more && mine[j]) state[j].load(p, t, input[j]);
+    }
     if (s > 0) {
       product.multiply(exchange.acquire(s), columns, 4 * p.H, sums);
       __syncthreads();
     }
-    const int t = p.reverse ? s : p.steps - 1 - s;
+    Pack<T, 4> grad[Own::kPerThread];
 #pragma unroll
     for (int j = 0; j < Own::kPerThread; ++j) {
-      Pack<T, 4> grad{};
+      Pack<T, 4> part{};
       if (mine[j]) {
         if (s > 0) {
           state[j].receive(Product<Shape>::sum(sums, Own::unit(j), Own::column(j)));
         }
-        if (s < p.steps) state[j].step(p, t, grad.value);
-      }
-      if (s < p.steps && Own::exists(j) && Own::column(j) < columns) {
+        if (more) {
+          state[j].step(t, input[j], grad[j]);
 #pragma unroll
-        for (int gate = 0; gate < 4; ++gate) grad.value[gate] = for_mma(grad.value[gate]);
-        store_pack<T, 4>(exchange.slice(Own::column(j)) + 4 * Own::unit(j), grad);
+          for (int gate = 0; gate < 4; ++gate) part.value[gate] = for_mma(grad[j].value[gate]);
+        }
+      }
+      if (more && Own::exists(j) && Own::column(j) < columns) {
+        store_pack<T, 4>(exchange.slice(Own::column(j)) + 4 * Own::unit(j), part);
       }
     }
-    if (s < p.steps) exchange.publish(s + 1);
+    if (!more) break;
+    exchange.publish(s + 1);
+#pragma unroll
+    for (int j = 0; j < Own::kPerThread; ++j) {
+      if (mine[j]) state[j].store(p, t, grad[j]);
+    }
   }
 #pragma unroll
   for (int j = 0; j < Own::kPerThread; ++j) {

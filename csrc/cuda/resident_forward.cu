@@ -4,13 +4,14 @@
 namespace fastchar::cuda {
 namespace {
 
-template <class T, int kHidden, int kBatch, template <class> class Exchange>
-bool launch(const LstmSequenceParams<T>& p, const SequenceTensors& tensors,
-            const OnDevice& device) {
+template <class T, int kHidden, int kBatch, template <class> class Exchange, class F>
+void with(const LstmSequenceParams<T>& p, const SequenceTensors& tensors,
+          const OnDevice& device, const F& f) {
   using Shape = ForwardShape<T, kHidden, kBatch>;
-  return Resident<Shape, Exchange<Shape>, LstmSequenceParams<T>,
-                  resident_forward<Shape, Exchange<Shape>>>(p, tensors, device)
-      .launch();
+  Resident<Shape, Exchange<Shape>, LstmSequenceParams<T>,
+           resident_forward<Shape, Exchange<Shape>>>
+      resident(p, tensors, device);
+  f(resident);
 }
 
 // How many sequences a block serves: two units for each thread at most, and tiles that fit the
@@ -21,18 +22,19 @@ bool launch_any(const LstmSequenceParams<T>& p, const SequenceTensors& tensors,
   constexpr bool kFp32 = sizeof(T) == 4;
   constexpr int kSmall = kFp32 ? 64 : 128;
   const auto kernel = pack_weights<ForwardShape<T, kSmall, 8>>;
-  return launch_by_rule(p.H, kFp32, device, kernel, [&](Way way, int hidden) {
-    if (way == Way::kBlock) return launch<T, kSmall, 8, BlockExchange>(p, tensors, device);
+  return launch_by_rule(p.B, p.H, kFp32, device, kernel, [&](Way way, int hidden, auto f) {
+    if (way == Way::kBlock) return with<T, kSmall, 8, BlockExchange>(p, tensors, device, f);
     if (way == Way::kCluster) {
       if (hidden == 2 * kSmall) {
-        return launch<T, 2 * kSmall, 16, ClusterExchange>(p, tensors, device);
+        return with<T, 2 * kSmall, 16, ClusterExchange>(p, tensors, device, f);
       }
-      return launch<T, 4 * kSmall, 16, ClusterExchange>(p, tensors, device);
+      return with<T, 4 * kSmall, 16, ClusterExchange>(p, tensors, device, f);
     }
-    if (hidden == 2 * kSmall) return launch<T, 2 * kSmall, 8, GridExchange>(p, tensors, device);
+    if (hidden == 2 * kSmall)
+      return with<T, 2 * kSmall, 8, GridExchange>(p, tensors, device, f);
     if (hidden == 4 * kSmall)
-      return launch<T, 4 * kSmall, 16, GridExchange>(p, tensors, device);
-    return launch<T, 8 * kSmall, kFp32 ? 16 : 32, GridExchange>(p, tensors, device);
+      return with<T, 4 * kSmall, 16, GridExchange>(p, tensors, device, f);
+    return with<T, 8 * kSmall, kFp32 ? 16 : 32, GridExchange>(p, tensors, device, f);
   });
 }
 

@@ -68,6 +68,13 @@ struct ForwardUnit {
     if (t >= length) return;
     int64_t row = static_cast<int64_t>(t) * p.B + b;
     if (p.ids) {
+      // A step is about as long as two reads one after the other, of which the first, of memory
+      // that nobody has read yet, would be the longer one.
+      constexpr int kAhead = 8;
+      const int later = p.reverse ? t - kAhead : t + kAhead;
+      if (later >= 0 && later < p.steps) {
+        prefetch_to_l2(p.ids + static_cast<int64_t>(later) * p.B + b);
+      }
       row = p.ids[row];
       FASTCHAR_DEVICE_CHECK(row >= 0 && row < p.V);
     }
@@ -76,26 +83,36 @@ struct ForwardUnit {
     for (int gate = 0; gate < 4; ++gate) input[gate] = gates[static_cast<int64_t>(gate) * p.H];
   }
 
-  // recurrent: h_{t-1} W_hh^T. Past the end h and c stay.
-  FASTCHAR_INLINE void step(const LstmSequenceParams<T>& p, int t, const T (&input)[4],
-                            const Acc<T> (&recurrent)[4]) {
-    CellState<Acc<T>> s{};
-    const bool alive = t < length;
-    if (alive) {
-      s = cell_forward(widen(input[0]) + recurrent[0], widen(input[1]) + recurrent[1],
-                       widen(input[2]) + recurrent[2], widen(input[3]) + recurrent[3], c);
-      h = s.h;
-      c = s.c;
+  // recurrent: h_{t-1} W_hh^T. Past the end h and c stay. gates: after activation.
+  FASTCHAR_INLINE void step(int t, const T (&input)[4], const Acc<T> (&recurrent)[4],
+                            Pack<T, 4>& gates) {
+    if (t >= length) return;
+    using G = Gate<T>;
+    const CellState<G> s = cell_forward(
+        G(widen(input[0]) + recurrent[0]), G(widen(input[1]) + recurrent[1]),
+        G(widen(input[2]) + recurrent[2]), G(widen(input[3]) + recurrent[3]), G(c));
+    h = static_cast<Acc<T>>(s.h);
+    c = static_cast<Acc<T>>(s.c);
+    const G active[4] = {s.i, s.f, s.g, s.o};
+#pragma unroll
+    for (int gate = 0; gate < 4; ++gate) {
+      gates.value[gate] = narrow<T>(static_cast<Acc<T>>(active[gate]));
     }
+  }
+
+  // What step t leaves: its outputs, zeros past the end. Apart from `step`, so that the other
+  // blocks need not wait for it.
+  FASTCHAR_INLINE void store(const LstmSequenceParams<T>& p, int t,
+                             const Pack<T, 4>& gates) const {
+    const bool alive = t < length;
+    const T zero = narrow<T>(Acc<T>(0));
     const int64_t row = static_cast<int64_t>(t) * p.B + b, H = p.H;
-    p.y[row * H + unit] = narrow<T>(s.h);
+    p.y[row * H + unit] = alive ? narrow<T>(h) : zero;
     if (!p.act) return;
     T* act = p.act + row * 4 * H + unit;
-    act[0] = narrow<T>(s.i);
-    act[H] = narrow<T>(s.f);
-    act[2 * H] = narrow<T>(s.g);
-    act[3 * H] = narrow<T>(s.o);
-    p.cell[row * H + unit] = narrow<T>(s.c);
+#pragma unroll
+    for (int gate = 0; gate < 4; ++gate) act[gate * H] = alive ? gates.value[gate] : zero;
+    p.cell[row * H + unit] = alive ? narrow<T>(c) : zero;
   }
 
   FASTCHAR_INLINE void end(const LstmSequenceParams<T>& p) const {
@@ -127,29 +144,52 @@ struct BackwardUnit {
     if (moved) dh = recurrent;
   }
 
-  // grad: of step t's pre-activations; zeros past the end, where dh and dc stay.
-  FASTCHAR_INLINE void step(const LstmSequenceBackwardParams<T>& p, int t, T (&grad)[4]) {
-    moved = t < length;
+  // What step t reads from memory; nothing is read past the end.
+  struct Input {
+    T act[4], c_prev, c, grad_y;
+  };
+  FASTCHAR_INLINE void load(const LstmSequenceBackwardParams<T>& p, int t, Input& in) const {
+    if (t >= length) return;
     const int64_t row = static_cast<int64_t>(t) * p.B + b, H = p.H;
-    CellGrad<Acc<T>> d{};
-    if (moved) {
-      const int before = p.reverse ? t + 1 : t - 1;
-      const T* c_prev = before >= 0 && before < length
-                            ? p.cell + (static_cast<int64_t>(before) * p.B + b) * H
-                            : p.c0 + b * H;
-      const T* act = p.act + row * 4 * H + unit;
-      const Acc<T> grad_h = p.grad_y ? dh + widen(p.grad_y[row * H + unit]) : dh;
-      d = cell_backward(widen(act[0]), widen(act[H]), widen(act[2 * H]), widen(act[3 * H]),
-                        widen(c_prev[unit]), widen(p.cell[row * H + unit]), grad_h, dc);
-      dc = d.c_prev;
+    const T* act = p.act + row * 4 * H + unit;
+#pragma unroll
+    for (int gate = 0; gate < 4; ++gate) in.act[gate] = act[gate * H];
+    const int before = p.reverse ? t + 1 : t - 1;
+    const T* c_prev = before >= 0 && before < length
+                          ? p.cell + (static_cast<int64_t>(before) * p.B + b) * H
+                          : p.c0 + static_cast<int64_t>(b) * H;
+    in.c_prev = c_prev[unit];
+    in.c = p.cell[row * H + unit];
+    in.grad_y = p.grad_y ? p.grad_y[row * H + unit] : narrow<T>(Acc<T>(0));
+  }
+
+  // grad: of step t's pre-activations; zeros past the end, where dh and dc stay.
+  FASTCHAR_INLINE void step(int t, const Input& in, Pack<T, 4>& grad) {
+    moved = t < length;
+    if (!moved) {
+#pragma unroll
+      for (int gate = 0; gate < 4; ++gate) grad.value[gate] = narrow<T>(Acc<T>(0));
+      return;
     }
-    grad[0] = narrow<T>(d.i);
-    grad[1] = narrow<T>(d.f);
-    grad[2] = narrow<T>(d.g);
-    grad[3] = narrow<T>(d.o);
+    using G = Gate<T>;
+    const CellGrad<G> d = cell_backward(
+        G(widen(in.act[0])), G(widen(in.act[1])), G(widen(in.act[2])), G(widen(in.act[3])),
+        G(widen(in.c_prev)), G(widen(in.c)), G(dh + widen(in.grad_y)), G(dc));
+    dc = static_cast<Acc<T>>(d.c_prev);
+    const G all[4] = {d.i, d.f, d.g, d.o};
+#pragma unroll
+    for (int gate = 0; gate < 4; ++gate) {
+      grad.value[gate] = narrow<T>(static_cast<Acc<T>>(all[gate]));
+    }
+  }
+
+  // Apart from `step`, so that the other blocks need not wait for it.
+  FASTCHAR_INLINE void store(const LstmSequenceBackwardParams<T>& p, int t,
+                             const Pack<T, 4>& grad) const {
+    const int64_t row = static_cast<int64_t>(t) * p.B + b, H = p.H;
     T* grad_gates = p.grad_gates + row * 4 * H + unit;
 #pragma unroll
-    for (int gate = 0; gate < 4; ++gate) grad_gates[gate * H] = grad[gate];
+    for (int gate = 0; gate < 4; ++gate) grad_gates[gate * H] = grad.value[gate];
   }
 
   FASTCHAR_INLINE void end(const LstmSequenceBackwardParams<T>& p) const {

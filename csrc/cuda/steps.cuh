@@ -31,7 +31,9 @@ __global__ void __launch_bounds__(kPointwiseThreads)
   Acc<T> part[4];
   for (int gate = 0; gate < 4; ++gate)
     part[gate] = widen(from[gate * static_cast<int64_t>(p.H)]);
-  unit.step(p, t, input, part);
+  Pack<T, 4> gates;
+  unit.step(t, input, part, gates);
+  unit.store(p, t, gates);
   unit.end(p);
   c[i] = unit.c;
 }
@@ -61,8 +63,11 @@ __global__ void __launch_bounds__(kPointwiseThreads)
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kPointwiseThreads + threadIdx.x;
   if (i >= static_cast<int64_t>(p.B) * p.H) return;
   BackwardUnit<T> unit = resume(p, recurrent, dh, dc, last_t, i);
-  T grad[4];
-  unit.step(p, t, grad);
+  typename BackwardUnit<T>::Input in;
+  unit.load(p, t, in);
+  Pack<T, 4> grad;
+  unit.step(t, in, grad);
+  unit.store(p, t, grad);
   dh[i] = unit.dh;
   dc[i] = unit.dc;
 }

@@ -5,8 +5,9 @@
 // (0: all, as a cooperative grid has).
 //
 // Found here: a deadlock (every thread waits), a hang (flags polled and never set), threads of
-// a warp that meet in different operations. Left to AddressSanitizer: reads and writes outside
-// of shared memory, also of a cluster's block that has ended. To ThreadSanitizer: races.
+// a warp that meet in different operations, threads that end between a barrier's two halves.
+// Left to AddressSanitizer: reads and writes outside of shared memory, also of a cluster's block
+// that has ended. To ThreadSanitizer: races.
 #pragma once
 
 #include <array>
@@ -36,16 +37,20 @@ struct Thread;
   std::_Exit(3);
 }
 
-// Everybody waits until all have come; an exiting thread counts as come from then on.
+// Everybody waits until all have come; an exiting thread counts as come from then on. In two
+// halves: arrive() gives what wait() is told.
 class Barrier {
  public:
   void join() { ++expected_; }
   inline void leave();
-  inline void arrive_and_wait();
+  inline unsigned arrive();
+  inline void wait(unsigned phase);
+  void arrive_and_wait() { wait(arrive()); }
 
  private:
   inline void release();
-  int expected_ = 0;
+  int expected_ = 0, arrived_ = 0;
+  unsigned phase_ = 0;  // how often all have come
   std::vector<Thread*> waiting_;
 };
 
@@ -89,6 +94,8 @@ struct Thread {
   dim3 index;
   Block* block = nullptr;
   int warp = 0, lane = 0;
+  bool arrived = false;  // at the cluster's barrier, without having waited
+  unsigned phase = 0;    // of that arrival
 };
 
 struct Launch {
@@ -188,6 +195,7 @@ class Machine {
   Context* end_thread(Thread* self) {
     const Unobserved scope;
     Block* block = self->block;
+    if (self->arrived) fail("a thread ends between cluster_arrive and cluster_wait");
     block->alive_lanes[self->warp] &= ~(1u << self->lane);
     block->barrier.leave();
     block->cluster->barrier.leave();
@@ -317,23 +325,52 @@ inline Thread& current() {
   return Machine::get().current();
 }
 
-inline void Barrier::arrive_and_wait() {
+inline unsigned Barrier::arrive() {
   publish_order(this);
   const Unobserved scope;
-  waiting_.push_back(&current());
-  if (static_cast<int>(waiting_.size()) == expected_) release();
-  Machine::get().wait();
+  const unsigned phase = phase_;
+  if (++arrived_ == expected_) release();
+  return phase;
+}
+
+inline void Barrier::wait(unsigned phase) {
+  {
+    const Unobserved scope;
+    if (phase == phase_) {
+      waiting_.push_back(&current());
+      Machine::get().wait();
+    } else {
+      Machine::get().yield();
+    }
+  }
   observe_order(this);
 }
 
 inline void Barrier::release() {
   for (Thread* thread : waiting_) Machine::get().make_ready(thread);
   waiting_.clear();
+  arrived_ = 0;
+  ++phase_;
 }
 
 inline void Barrier::leave() {
   --expected_;
-  if (expected_ > 0 && static_cast<int>(waiting_.size()) == expected_) release();
+  if (expected_ > 0 && arrived_ == expected_) release();
+}
+
+inline void cluster_arrive() {
+  Thread& self = current();
+  if (self.arrived) fail("cluster_arrive twice without cluster_wait");
+  self.phase = self.block->cluster->barrier.arrive();
+  self.arrived = true;
+  Machine::get().yield();
+}
+
+inline void cluster_wait() {
+  Thread& self = current();
+  if (!self.arrived) fail("cluster_wait without cluster_arrive");
+  self.arrived = false;
+  self.block->cluster->barrier.wait(self.phase);
 }
 
 // Every thread of `mask` gives `value` and gets what each gave (lanes outside: garbage).

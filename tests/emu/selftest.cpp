@@ -4,6 +4,7 @@
 //   -DPLANT_FLAG      flags that are not reset between two calls
 //   -DPLANT_EXIT      a block of a cluster that ends before its peer has written to it
 //   -DPLANT_LANE      half a warp in one shuffle, half in another
+//   -DPLANT_HALF      a cluster's barrier that is arrived at and not waited for
 // Exits with 0 if every result is right.
 #include "check.h"
 #include "compat.cuh"
@@ -66,7 +67,10 @@ __global__ void cluster_ring(int* out, int size) {
   if (rank == 1) return;
 #endif
   if (threadIdx.x == 0) *peer_shared(slot, (rank + 1) % size) = static_cast<int>(blockIdx.x);
-  cluster_sync();
+  cluster_arrive();
+#if !defined(PLANT_HALF)
+  cluster_wait();
+#endif
   if (threadIdx.x == 0) out[blockIdx.x] = *slot;
 }
 

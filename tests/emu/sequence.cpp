@@ -130,10 +130,12 @@ struct Buffers<GridExchange<Shape>> {
 };
 
 template <class Shape, class Exchange, class Params>
-void run_resident(void (*kernel)(Params, const Fragment*, typename Exchange::Params, int, int),
-                  const Params& p, int at_once) {
+void run_resident(void (*kernel)(Params, const Fragment*, typename Exchange::Params, int, int,
+                                 int),
+                  const Params& p, int at_once, int batch) {
+  if (batch > Shape::kBatch) batch = Shape::kBatch;
   const int team = (p.H + Shape::kUnits - 1) / Shape::kUnits;
-  const int teams = (p.B + Shape::kBatch - 1) / Shape::kBatch;
+  const int teams = (p.B + batch - 1) / batch;
   constexpr int kFragments = Product<Shape>::kFragments;
   std::vector<Fragment> packed(team * kFragments * kThreads);
   emu::launch({dim3(team, kFragments), kThreads, 0, 1, 4}, pack_weights<Shape>, p.w_hh, p.H,
@@ -145,23 +147,23 @@ void run_resident(void (*kernel)(Params, const Fragment*, typename Exchange::Par
     config.shared_bytes = resident_shared_bytes<Shape, Exchange>();
     config.cluster = Buffers<Exchange>::kCluster ? team : 1;
     config.resident = Buffers<Exchange>::kAllResident ? 0 : team;
-    emu::launch(config, kernel, p, packed.data(), buffers.params(), first * Shape::kBatch,
-                std::min((first + count) * Shape::kBatch, p.B));
+    emu::launch(config, kernel, p, packed.data(), buffers.params(), first * batch,
+                std::min((first + count) * batch, p.B), batch);
   }
 }
 
-// at_once: batch tiles of one launch.
+// at_once: teams of one launch; batch: sequences of a team.
 template <class T, int kHidden, template <class> class Exchange>
-void test_resident(const char* way, const Case& shape, int at_once = 100) {
-  using Fwd = ForwardShape<T, kHidden, 8>;
+void test_resident(const char* way, const Case& shape, int at_once = 100, int batch = 16) {
+  using Fwd = ForwardShape<T, kHidden, kHidden <= 128 ? 8 : 16>;
   using Bwd = BackwardShape<T, kHidden, kHidden <= 128 ? 8 : 16>;
   Problem<T> problem(shape);
   if (sizeof(T) == 4) problem.roundings *= kRounding<half> / kRounding<float>;  // TF32's
   run_resident<Fwd, Exchange<Fwd>>(resident_forward<Fwd, Exchange<Fwd>>,
-                                   problem.forward_params(), at_once);
+                                   problem.forward_params(), at_once, batch);
   problem.check_forward(way);
   run_resident<Bwd, Exchange<Bwd>>(resident_backward<Bwd, Exchange<Bwd>>,
-                                   problem.backward_params(), at_once);
+                                   problem.backward_params(), at_once, batch);
   problem.check_backward(way);
 }
 
@@ -266,6 +268,8 @@ int main(int argc, char** argv) {
     test_resident<half, 128, BlockExchange>("block", {2, 17, 128, 0, false, {}}, 2);
     test_resident<bfloat16, 256, ClusterExchange>("cluster", {3, 3, 139, 5, false, {3, 1, 2}});
     test_resident<bfloat16, 512, ClusterExchange>("cluster", {2, 2, 36, 0, false, {}, false});
+    test_resident<half, 256, ClusterExchange>("cluster", {2, 11, 70, 0, true, {}}, 100, 8);
+    test_resident<bfloat16, 256, GridExchange>("grid", {3, 21, 150, 4, false, {}}, 2, 8);
     test_resident<float, 64, BlockExchange>("block", ragged_back);
     test_resident<float, 64, BlockExchange>("block", {2, 9, 64, 3, false, {}});
     test_resident<float, 128, ClusterExchange>("cluster", {3, 3, 70, 5, false, {3, 1, 2}});

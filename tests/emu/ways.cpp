@@ -1,4 +1,5 @@
-// Which kernels are tried, by size, architecture of the code that runs, and what is forced.
+// Which kernels are tried, by size, architecture of the code that runs, and what is forced; how a
+// batch lies on the teams; which of several ways is taken.
 #include "check.h"
 #include "ways.h"
 
@@ -13,6 +14,33 @@ std::string tried(int H, int architecture, const char* choice = nullptr, bool fp
   std::string all;
   for (int i = 0; i < ways.count; ++i) all += names[static_cast<int>(ways.way[i])];
   return all.empty() ? "steps" : all + std::to_string(ways.hidden);
+}
+
+// A batch on teams of at most `most`, as "batch x teams, rounds".
+std::string tiled(int64_t B, int most, int64_t room) {
+  const Tiling t = tile_batch(B, most, room);
+  return std::to_string(t.batch) + " x " + std::to_string(t.teams) + ", " +
+         std::to_string(t.rounds);
+}
+
+// What a device with room for so many teams of the tried ways takes, and the sequences of a team.
+std::string taken(int H, int B, bool backward, int most, std::initializer_list<int> rooms,
+                  const char* choice = nullptr) {
+  const Ways ways = ways_for(H, false, 90, choice);
+  const char* names[] = {"block", "cluster", "grid"};
+  double costs[2];
+  Tiling tilings[2];
+  for (int i = 0; i < ways.count; ++i) {
+    const int room = *(rooms.begin() + i);
+    costs[i] = kNever;
+    if (room == 0) continue;
+    tilings[i] = tile_batch(B, most, room);
+    costs[i] = tilings[i].rounds *
+               round_cost(ways.way[i], H, false, backward, tilings[i].batch);
+  }
+  const int best = cheapest(ways, costs, ways.forced ? kNever : steps_cost(B, H));
+  if (best < 0) return "steps";
+  return names[static_cast<int>(ways.way[best])] + (" " + std::to_string(tilings[best].batch));
 }
 
 void expect(const std::string& got, const std::string& expected) {
@@ -44,6 +72,28 @@ int main(int argc, char** argv) {
     expect(tried(257, 90, nullptr, true), "grid 512");
     expect(tried(513, 90, nullptr, true), "steps");
     expect(tried(40, 90, "cluster", true), "cluster 128");
+    expect(tiled(1, 16, 8), "8 x 1, 1");
+    expect(tiled(64, 16, 8), "8 x 8, 1");
+    expect(tiled(65, 16, 8), "16 x 5, 1");
+    expect(tiled(128, 16, 8), "16 x 8, 1");
+    expect(tiled(129, 16, 8), "16 x 9, 2");
+    expect(tiled(32, 32, 2), "16 x 2, 1");
+    expect(tiled(100000, 8, 132), "8 x 12500, 95");
+    // 132 SMs: 8 clusters or 8 rows of 16 blocks (H = 512), 2 rows of 64 (H = 1024).
+    expect(taken(512, 32, false, 16, {8, 8}), "cluster 8");
+    expect(taken(512, 128, false, 16, {8, 8}), "cluster 16");
+    expect(taken(512, 512, false, 16, {8, 8}), "cluster 16");
+    expect(taken(512, 512, true, 16, {8, 8}), "steps");
+    // A GPU of which a part has fewer SMs than the others may have room for 7 clusters only.
+    expect(taken(512, 128, false, 16, {7, 8}), "grid 16");
+    expect(taken(512, 64, false, 16, {0, 8}), "grid 8");
+    expect(taken(512, 64, false, 16, {0, 0}), "steps");
+    expect(taken(1024, 32, false, 32, {2}), "grid 16");
+    expect(taken(1024, 512, false, 32, {2}), "steps");
+    expect(taken(1024, 512, false, 32, {2}, "grid"), "grid 32");
+    expect(taken(1024, 512, false, 32, {0}, "grid"), "steps");
+    expect(taken(8, 600000, false, 8, {132}), "steps");
+    expect(taken(128, 4096, false, 8, {132}), "block 8");
     try {
       tried(200, 90, "fast");
       report("an unknown way is not refused");
