@@ -72,7 +72,7 @@ def test_a_layer_is_its_parts(reverse: bool, rows: str, lengths: str, isa: str) 
 
 
 def test_ids_outside_the_table(isa: str) -> None:
-    """Said of ids, folded or looked up, with an older torch by a RuntimeError; not in the padding."""
+    """Said of ids, folded or looked up (older torch: by a RuntimeError); not in the padding."""
     from fastchar import ops  # noqa: F401  registers the ops
 
     weights = (torch.randn(4 * H, E), None, None, torch.randn(4 * H, H))
@@ -83,5 +83,6 @@ def test_ids_outside_the_table(isa: str) -> None:
         once = torch.ones(B, dtype=torch.int64)
         call = torch.ops.fastchar.lstm_layer
         call(ids, torch.randn(V, E), *weights, *state, once, -1, False, False)
-        with pytest.raises((IndexError, RuntimeError), match=f"expected ids in 0..{V - 1}, got {V}"):
+        message = f"expected ids in 0..{V - 1}, got {V}"
+        with pytest.raises((IndexError, RuntimeError), match=message):
             call(ids, torch.randn(V, E), *weights, *state, None, -1, False, False)
