@@ -153,11 +153,11 @@ struct GridExchange {
           T* to = own + column * Shape::kDepth + element;
           *reinterpret_cast<typename Stage<Shape>::Piece*>(to) = piece;
         });
+    // A release is cumulative: what the barrier orders before it, other threads' pieces too, is
+    // seen by whoever acquires the flag. No __threadfence(), which would wait once more, and as
+    // a sequentially consistent fence for longer (MEMBAR.SC.GPU).
     __syncthreads();
-    if (threadIdx.x == 0) {
-      __threadfence();
-      store_release(flags() + blockIdx.x, step);
-    }
+    if (threadIdx.x == 0) store_release(flags() + blockIdx.x, step);
   }
   FASTCHAR_INLINE const T* acquire(int step) {
     if (threadIdx.x < gridDim.x) {
