@@ -289,6 +289,11 @@ class OnTheCPU(TorchFunctionMode):
 @pytest.mark.native
 def test_the_points_can_be_measured(monkeypatch):
     """Each kind of point once, small, on the CPU: the code around the clock, which no GPU ran."""
+    # A point sets these switches, which torch's own test utilities, imported elsewhere, freeze.
+    flags = torch.backends.flags_frozen.__globals__
+    monkeypatch.setitem(flags, "__allow_nonbracketed_mutation_flag", True)
+    for switches in (torch.backends.cudnn, torch.backends.cuda.matmul):
+        monkeypatch.setattr(switches, "allow_tf32", switches.allow_tf32)  # as before afterwards
     rand, zeros = torch.rand, torch.zeros
     FakeGPU().install(monkeypatch)
     monkeypatch.setattr(torch, "rand", rand)
