@@ -5,6 +5,7 @@ promises: the same bits again, any stream, CUDA graphs. Small, for compute-sanit
 import pytest
 import torch
 from error_rule import Sample, assert_exact_enough
+from tf32_switches import tf32
 from torch import Tensor
 
 import fastchar
@@ -40,17 +41,10 @@ TF32_WAYS = [
 
 
 @pytest.fixture(autouse=True)
-def _full_precision(monkeypatch):
+def _full_precision():
     """fp32 is fp32 but where a test says otherwise."""
-    allow_tf32(monkeypatch, False)
-
-
-def allow_tf32(monkeypatch: pytest.MonkeyPatch, allowed: bool) -> None:
-    # Torch's own test helpers, which other tests import, forbid setting these for good.
-    flags = torch.backends.flags_frozen.__globals__
-    monkeypatch.setitem(flags, "__allow_nonbracketed_mutation_flag", True)
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", allowed)
-    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", allowed)
+    with tf32(False):
+        yield
 
 
 def leaves(tensors: list[Tensor], dtype: torch.dtype, device: str) -> list[Tensor]:
@@ -169,7 +163,6 @@ def test_tf32_by_every_way(way, H, monkeypatch):
     if way == "cluster" and torch.cuda.get_device_capability() < (9, 0):
         pytest.skip("clusters are sm_90's")
     monkeypatch.setenv("FASTCHAR_CUDA_LSTM", way)
-    allow_tf32(monkeypatch, True)
     T, B, E = 7, 19, 24
     shapes = [(T, B, E), (2, B, H), (2, B, H), *[(4 * H, E), (4 * H, H), (4 * H,), (4 * H,)] * 2]
 
@@ -181,12 +174,13 @@ def test_tf32_by_every_way(way, H, monkeypatch):
             tensors = tuple(map(cut_to_tf32, tensors))
         return call(reference.lstm, *tensors)
 
-    compare(
-        lambda *tensors: call(functional.lstm, *tensors),
-        judge,
-        [torch.randn(shape) / shape[-1] ** 0.5 for shape in shapes],
-        torch.float32,
-    ).check()
+    with tf32(True):
+        compare(
+            lambda *tensors: call(functional.lstm, *tensors),
+            judge,
+            [torch.randn(shape) / shape[-1] ** 0.5 for shape in shapes],
+            torch.float32,
+        ).check()
 
 
 @pytest.mark.parametrize("H", [24, 200])

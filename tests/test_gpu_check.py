@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from tf32_switches import tf32
 from torch.overrides import TorchFunctionMode
 
 from benchmarks import gpu_check, gpu_points
@@ -289,18 +290,13 @@ class OnTheCPU(TorchFunctionMode):
 @pytest.mark.native
 def test_the_points_can_be_measured(monkeypatch):
     """Each kind of point once, small, on the CPU: the code around the clock, which no GPU ran."""
-    # A point sets these switches, which torch's own test utilities, imported elsewhere, freeze.
-    flags = torch.backends.flags_frozen.__globals__
-    monkeypatch.setitem(flags, "__allow_nonbracketed_mutation_flag", True)
-    for switches in (torch.backends.cudnn, torch.backends.cuda.matmul):
-        monkeypatch.setattr(switches, "allow_tf32", switches.allow_tf32)  # as before afterwards
     rand, zeros = torch.rand, torch.zeros
     FakeGPU().install(monkeypatch)
     monkeypatch.setattr(torch, "rand", rand)
     monkeypatch.setattr(torch, "zeros", zeros)
     cache = SimpleNamespace(L2_cache_size=1 << 10)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: cache)
-    with OnTheCPU():
+    with OnTheCPU(), tf32(False):
         for skewed in (False, True):
             result = gpu_points.embedding_race(7, 100, 8, torch.float32, skewed)
             assert result["graph_seconds"].keys() == {"fastchar", "torch", "copy"}
