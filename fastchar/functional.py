@@ -89,9 +89,7 @@ def _full_precision() -> bool:
     the answer for a constant."""
     try:
         return torch.get_float32_matmul_precision() == "highest"
-    except (
-        RuntimeError
-    ):  # torch.backends.cuda.matmul.fp32_precision or another is set: no one answer
+    except RuntimeError:  # one of torch.backends.*.fp32_precision is set: there's no one answer
         own: Any = torch.backends.mkldnn
         return own.matmul.fp32_precision in ("none", "ieee")
 

@@ -1,6 +1,7 @@
 // Launchers of one direction of an LSTM layer, projection of its input included: linear and
 // lstm_sequence as one op, since a small batch spends more between two ops than in them.
 #include <torch/csrc/stable/ops.h>
+#include <algorithm>
 #include <cstring>
 #include <optional>
 #include <tuple>
