@@ -45,6 +45,8 @@ UNIFORM_QUICK = [
     {"H": 333, "E": 64, "B": 32, "T": 20},
     {"H": 512, "E": 256, "B": 64, "T": 20},
 ]
+LOOP_QUICK = grid({"H": (128, 512), "E": (128,), "B": (1, 32), "T": (20,)})
+LOOP_FULL = grid({"H": (64, 128, 256, 512, 1024), "E": (128,), "B": (1, 8, 32, 128), "T": (20,)})
 UNIFORM_FULL = _lstm_full(
     (128, 201, 256, 333, 512, 777, 1024), B=(1, 4, 16, 32, 64, 256), T=(20, 50, 100)
 )
@@ -79,12 +81,8 @@ GRIDS: dict[str, dict[str, list[Point]]] = {
             bidirectional=(0, 1),
         ),
     },
-    "lstm_cell_loop": {
-        "quick": grid({"H": (128, 512), "E": (128,), "B": (1, 32), "T": (20,)}),
-        "full": grid(
-            {"H": (64, 128, 256, 512, 1024), "E": (128,), "B": (1, 8, 32, 128), "T": (20,)}
-        ),
-    },
+    "lstm_cell_loop": {"quick": LOOP_QUICK, "full": LOOP_FULL},
+    "lstm_step_loop": {"quick": LOOP_QUICK, "full": LOOP_FULL},
     "linear": {
         "quick": grid({"E": (128,), "H": (256,), "N": (512, 8192)}),
         "full": grid({"E": (64, 256, 512), "H": (128, 256, 512), "N": (512, 4096, 16384)}),

@@ -336,6 +336,11 @@ def _run(
         arguments = (x, weight, w_ih, b_ih, b_hh, w_hh, h0, c0, lengths, row, reverse)
         return index_error(ops.lstm_layer, *arguments)
 
+    def step(x: Tensor, weights: Weights, h0: Tensor, c0: Tensor, reverse: bool) -> Result:
+        w_ih, w_hh, b_ih, b_hh, _ = weights
+        h, c = ops.lstm_step(x[0], h0, c0, w_ih, w_hh, b_ih, b_hh)
+        return h.unsqueeze(0).clone(), h, c  # h_n is other memory than y
+
     def sequence(x: Tensor, weights: Weights, h0: Tensor, c0: Tensor, reverse: bool) -> Result:
         w_ih, w_hh, b_ih, b_hh, _ = weights
         bias = None if b_ih is None or b_hh is None else b_ih + b_hh
@@ -347,6 +352,10 @@ def _run(
 
     folding = None if whole or table is None else _row_without_gradient(*table)
     direction: Direction = layer if whole else sequence
+    if whole and x.shape[0] == 1 and lengths is None and not torch.compiler.is_compiling():
+        direction = step  # of a loop around the module
+        if table is not None:
+            x = index_error(ops.embedding, table[0], x, table[1], False)
     if stack[4] and streams.may_overlap(x, dtype, params[1].shape[1]):
         direction = streams.side_by_side(sequence, x.device, (folding, lengths))
     given = params[0].dtype

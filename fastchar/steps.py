@@ -4,7 +4,7 @@ Autograd would make a product for every weight and step and add them all up: at 
 is most of the backward. Here the steps of a loop share one node of the graph, `_Weights`. A step's
 backward leaves its gate gradients there, and when every step has, the node makes one product a
 weight: (S5) over all the rows. Steps of a loop find each other along c: the c that a step gets
-tells which step made it.
+tells which step made it, through what `nn.LSTM` and a decoder's masks do to it in between.
 
 Import only with the native library loaded.
 """
@@ -79,6 +79,25 @@ class _Loop:
             self.node.waiting.setdefault(passing, []).append((gates, x, h))
 
 
+# Nodes between a step's c' and the next one's c: where(ended, c, unbind(stack(c'))) has as many.
+_HOPS = 3
+
+
+def _loop_behind(
+    node: Any, weights: tuple[Tensor | None, ...], hops: int = _HOPS
+) -> _Loop | None:
+    """The loop with these weights that a state came from; None where there's none that near."""
+    loop = getattr(node, "loop", None)
+    if isinstance(loop, _Loop) and loop.has(weights):
+        return loop
+    if node is not None and hops:
+        for before, _ in node.next_functions:
+            loop = _loop_behind(before, weights, hops - 1)
+            if loop is not None:
+                return loop
+    return None
+
+
 class _Step(Function):
     @staticmethod
     def forward(ctx: Any, loop: _Loop, token: Tensor, x: Tensor, h: Tensor, c: Tensor) -> Output:
@@ -106,7 +125,5 @@ def lstm_step(x: Tensor, h: Tensor, c: Tensor, *weights: Tensor | None) -> Outpu
     """x [B,E], h and c [B,H], w_ih, w_hh and the biases, all contiguous, to (h', c', act)."""
     if not recorded(x, h, c, *weights):
         return _step(x, h, c, *weights)
-    loop = getattr(c.grad_fn, "loop", None)
-    if not isinstance(loop, _Loop) or not loop.has(weights):
-        loop = _Loop(weights)
+    loop = _loop_behind(c.grad_fn, weights) or _Loop(weights)
     return _apply(loop, loop.token, x, h, c)

@@ -142,9 +142,9 @@ struct LstmSequenceParams {
   T* c_n;                  // [B, H]
   T* act;                  // [T, B, 4H] saved for backward, or null
   T* cell;                 // [T, B, H] c_t saved for backward, or null
-  T* packed;               // scratch, packed_size(H) elements at a multiple of 64 bytes
-  const int64_t* order;    // [B] sequences by falling length, or null without lengths
-  const int64_t* alive;    // [T] how many sequences have step t, or null without lengths
+  T* packed;  // scratch, packed_size(H) elements at a multiple of 64 bytes; null: w_hh as it is
+  const int64_t* order;  // [B] sequences by falling length, or null without lengths
+  const int64_t* alive;  // [T] how many sequences have step t, or null without lengths
   int64_t steps, B, H;
   bool reverse;
   bool split_batch;             // members share the sequences instead of the hidden units
@@ -175,9 +175,9 @@ struct LstmSequenceBackwardParams {
   T* grad_w_hh;            // [4H, H]
   T* grad_h0;              // [B, H] or null
   T* grad_c0;              // [B, H]
-  T* packed;               // these as in LstmSequenceParams
+  T* packed;               // scratch like that of LstmSequenceParams, never null
   T* weight_scratch;       // weight_grad_scratch(H, members) elements at a multiple of 64 bytes
-  const int64_t* order;
+  const int64_t* order;    // these as in LstmSequenceParams
   const int64_t* alive;
   int64_t steps, B, H, V;
   int64_t chunk;  // steps after which the weight gradient takes in what is there

@@ -23,6 +23,16 @@ constexpr int64_t kWorkPerMember = 1 << 15;
 constexpr int64_t kPrivateWeights = 1 << 19;
 constexpr int64_t kPrivateRows = 12;
 
+// The most tokens, and sequences, for which packing w_hh costs more than its steps save
+// (measured, H 256 to 1024), where a row of w_hh has as many bytes: shorter ones pack quickly.
+constexpr int64_t kUnpackedTokens = 20;
+constexpr int64_t kUnpackedRows = 5;
+constexpr int64_t kUnpackedRowBytes = 1 << 10;
+
+bool packs(int64_t T, int64_t B, int64_t H, int64_t element_size) {
+  return B > kUnpackedRows || T * B > kUnpackedTokens || H * element_size < kUnpackedRowBytes;
+}
+
 // How a team shares a call: its largest useful size, and whether by sequences (no barrier) or
 // by hidden units.
 struct Split {
@@ -109,7 +119,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> lstm_sequence(
     p.c_n = mutable_data<T_>(c_n);
     p.act = save ? mutable_data<T_>(act) : nullptr;
     p.cell = save ? mutable_data<T_>(cell) : nullptr;
-    p.packed = packed_weights<T_>(H);
+    p.packed = packs(T, B, H, sizeof(T_)) ? packed_weights<T_>(H) : nullptr;
     p.order = ragged.order_data();
     p.alive = ragged.alive_data();
     p.steps = T;

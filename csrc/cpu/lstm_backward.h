@@ -119,8 +119,10 @@ void lstm_backward(const LstmSequenceBackwardParams<T>& p, const Team& team) {
   const BackwardPanels<T> panels(H);
   const Share share(p.order, p.split_batch, team);
   WeightGrad<T> weight_grad(p, team);
-  pack_backward(p.w_hh, p.packed, H, panels, team.begin(panels.panels),
-                team.end(panels.panels));
+  if (p.steps > 1 || p.grad_h0) {
+    pack_backward(p.w_hh, p.packed, H, panels, team.begin(panels.panels),
+                  team.end(panels.panels));
+  }
 
   // Rows that no step writes: padding, and the states of empty sequences.
   for (int64_t b = team.begin(B); (p.lengths || p.steps == 0) && b < team.end(B); ++b) {

@@ -1,7 +1,8 @@
 // The LSTM over a whole sequence, forward.
 // Part of isa_body.h: inside the instruction set's namespace.
 //
-// w_hh is packed once a call into panels of W = kLanes hidden units x 4 gates,
+// Few rows and steps take w_hh as it lies (step.h): packing it would cost more than it saves.
+// Else it is packed once a call into panels of W = kLanes hidden units x 4 gates,
 // [panel][4 / kPanelVectors][k][kPanelVectors][W], so that a product ends with the four gates
 // of its units together, and activation, cell update and output follow while they are in L1.
 // Units past H are zeros.
@@ -127,13 +128,40 @@ bool pack_gates(const T* w, int64_t columns, T* packed, int64_t K, int64_t k0, i
   return is_zero<T>(zero);
 }
 
+// Rows [i, i + R) through one panel of units, on w_hh as it lies.
+template <class T, int R>
+void unpacked_tile(const ForwardStep<T>& step, int64_t panel, int64_t i) {
+  constexpr int W = kLanes<T>;
+  const int64_t H = step.p.H, j = panel * W, units = smaller(W, H - j);
+  const T* h[R];
+  for (int r = 0; r < R; ++r) h[r] = step.row(i + r);
+  Vec<T> partial[4][R][W] = {};
+  for (int64_t u = 0; u < units; ++u) {
+    add_dot_products<T, R>(step.p.w_hh + (j + u) * H, H * H, h, H, u, partial);
+  }
+  for (int r = 0; r < R; ++r) {
+    alignas(64) T sums[4 * W];
+    for (int g = 0; g < 4; ++g) store(sums + g * W, sums_of_lanes<T>(partial[g][r]));
+    step.finish(panel, i + r, sums);
+  }
+}
+
+// Rows [i, rows) through one panel, as many as fit a tile.
+template <class T, int R = kStepRows>
+void unpacked_rows(const ForwardStep<T>& step, int64_t panel, int64_t i, int64_t rows) {
+  if constexpr (R > 1) {
+    if (rows - i < R) return unpacked_rows<T, R - 1>(step, panel, i, rows);
+  }
+  unpacked_tile<T, R>(step, panel, i);
+}
+
 template <class T>
 void lstm_forward(const LstmSequenceParams<T>& p, const Team& team) {
   const FlushDenormals flush;
   const int64_t H = p.H, B = p.B, panels = round_up(H, kLanes<T>);
   const Share share(p.order, p.split_batch, team);
   const bool stream_state = streams_state(p);
-  for (int64_t panel = team.begin(panels); panel < team.end(panels); ++panel) {
+  for (int64_t panel = team.begin(panels); p.packed && panel < team.end(panels); ++panel) {
     T* packed = p.packed + panel * H * kSumVectors * kLanes<T>;
     if (!pack_gates(p.w_hh, H, packed, H, 0, H, panel)) {
       p.infinite->store(true, std::memory_order_relaxed);
@@ -157,15 +185,21 @@ void lstm_forward(const LstmSequenceParams<T>& p, const Team& team) {
   team.barrier->wait();
 
   // A sequence that starts from zeros needs no product (0 times Inf or NaN is NaN, as ever).
-  const bool skip_start = p.zero_h0 && !p.infinite->load(std::memory_order_relaxed);
+  const bool skip_start = p.packed && p.zero_h0 && !p.infinite->load(std::memory_order_relaxed);
   int64_t going_on = 0;  // rows that have been through a step
   for (int64_t s = 0; s < p.steps; ++s) {
     const int64_t t = p.reverse ? p.steps - 1 - s : s;
     const ForwardStep<T> step{p, share, stream_state, t};
     const int64_t rows = share.count(p.alive ? p.alive[t] : B);
     const int64_t multiplied = skip_start ? smaller(going_on, rows) : rows;
-    share.run<T>(step, multiplied, panels, H);
-    share.run_without_product<T>(step, multiplied, rows, panels);
+    if (p.packed) {
+      share.run<T>(step, multiplied, panels, H);
+      share.run_without_product<T>(step, multiplied, rows, panels);
+    } else {
+      for (int64_t panel = team.begin(panels); panel < team.end(panels); ++panel) {
+        for (int64_t i = 0; i < rows; i += kStepRows) unpacked_rows(step, panel, i, rows);
+      }
+    }
     going_on = rows;
     if (!p.split_batch) team.barrier->wait();
   }

@@ -10,16 +10,16 @@
 // Rows of [x h] that share a load of the weights.
 constexpr int kStepRows = kVectorRegisters == 32 ? 5 : 2;
 
-// sums[g][r] += w[g * gate ..] * a[r * a_step ..], n lanes of them.
+// sums[g][r] += w[g * gate + k ..] * a[r][k ..], n lanes of them.
 template <class T, int R>
-FASTCHAR_INLINE void add_products(const T* w, int64_t gate, const T* a, int64_t a_step,
+FASTCHAR_INLINE void add_products(const T* w, int64_t gate, const T* const (&a)[R], int64_t k,
                                   int64_t n, Vec<T> (&sums)[4][R]) {
   Vec<T> weights[4];
 #pragma GCC unroll 4
-  for (int g = 0; g < 4; ++g) weights[g] = load_upto(w + g * gate, n);
+  for (int g = 0; g < 4; ++g) weights[g] = load_upto(w + g * gate + k, n);
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
-    const Vec<T> x = load_upto(a + r * a_step, n);
+    const Vec<T> x = load_upto(a[r] + k, n);
 #pragma GCC unroll 4
     for (int g = 0; g < 4; ++g) sums[g][r] = fma(weights[g], x, sums[g][r]);
   }
@@ -28,13 +28,14 @@ FASTCHAR_INLINE void add_products(const T* w, int64_t gate, const T* a, int64_t 
 // The same over whole rows of K elements, added to partial[g][r][u]; a sum of its own first,
 // which keeps the rounding error small. Rows of w are those of one unit's gates.
 template <class T, int R>
-FASTCHAR_INLINE void add_dot_products(const T* w, int64_t gate, const T* a, int64_t K,
-                                      int64_t u, Vec<T> (&partial)[4][R][kLanes<T>]) {
+FASTCHAR_INLINE void add_dot_products(const T* w, int64_t gate, const T* const (&a)[R],
+                                      int64_t K, int64_t u,
+                                      Vec<T> (&partial)[4][R][kLanes<T>]) {
   constexpr int W = kLanes<T>;
   Vec<T> sums[4][R] = {};
   int64_t k = 0;
-  for (; k + W <= K; k += W) add_products<T, R>(w + k, gate, a + k, K, W, sums);
-  if (k < K) add_products<T, R>(w + k, gate, a + k, K, K - k, sums);
+  for (; k + W <= K; k += W) add_products<T, R>(w, gate, a, k, W, sums);
+  if (k < K) add_products<T, R>(w, gate, a, k, K - k, sums);
 #pragma GCC unroll 4
   for (int g = 0; g < 4; ++g) {
 #pragma GCC unroll 8
@@ -66,10 +67,15 @@ template <class T, int R>
 void step_tile(const LstmStepParams<T>& p, int64_t j, int64_t b) {
   constexpr int W = kLanes<T>;
   const int64_t E = p.E, H = p.H, units = H - j < W ? H - j : W;
+  const T *x[R], *h[R];
+  for (int r = 0; r < R; ++r) {
+    x[r] = p.x + (b + r) * E;
+    h[r] = p.h + (b + r) * H;
+  }
   Vec<T> partial[4][R][W] = {};
   for (int64_t u = 0; u < units; ++u) {
-    add_dot_products<T, R>(p.w_ih + (j + u) * E, H * E, p.x + b * E, E, u, partial);
-    add_dot_products<T, R>(p.w_hh + (j + u) * H, H * H, p.h + b * H, H, u, partial);
+    add_dot_products<T, R>(p.w_ih + (j + u) * E, H * E, x, E, u, partial);
+    add_dot_products<T, R>(p.w_hh + (j + u) * H, H * H, h, H, u, partial);
   }
   for (int r = 0; r < R; ++r) {
     Vec<T> gates[4];
