@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+from tf32_switches import tf32
 
 import fastchar
 
@@ -85,6 +86,13 @@ def poisoned() -> Iterator[None]:
     assert torch.empty(3).isnan().all()
     yield
     torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture
+def full_precision() -> Iterator[None]:
+    """On CUDA, fp32 is fp32 but where a test says otherwise."""
+    with tf32(False):
+        yield
 
 
 @pytest.fixture(scope="module")
