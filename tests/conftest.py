@@ -103,3 +103,15 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
     with one_thread():
         yield make_home(tmp_path_factory.mktemp("cli"))
+
+
+@pytest.fixture(scope="module")
+def fast_runs() -> Iterator[None]:
+    """Training without pictures, which take longer than a small run, and on one thread."""
+    from training_data import one_thread
+
+    from fastchar.training import run
+
+    with pytest.MonkeyPatch.context() as patch, one_thread():
+        patch.setattr(run, "write_report", lambda *args: None)
+        yield
