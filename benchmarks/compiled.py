@@ -131,8 +131,7 @@ def measure_point(name: str, point: Point, training: bool, budget: float) -> dic
 
 def measure(grid: str) -> dict[str, Any]:
     """Returns the result file's content."""
-    described = machine.describe()
-    contention = machine.Contention()
+    record = machine.Record(COMPILED, "Models under torch.compile", grid=grid)
     cases = [(n, p, t) for n in MODELS for p in POINTS[grid] for t in (True, False)]
     progress = Progress(len(cases))
     points: list[dict[str, Any]] = []
@@ -141,11 +140,4 @@ def measure(grid: str) -> dict[str, Any]:
         gain = points[-1]["ratios"][OURS]["median"]
         work = points[-1]["work"]
         progress.advance(1, f"{COMPILED} {name}, {work} {point_text(point)} {gain:.2f} times eager")
-    return {
-        "group": COMPILED,
-        "title": "Models under torch.compile",
-        "grid": grid,
-        "machine": described,
-        "foreign_cores": contention.foreign_cores(),
-        "points": points,
-    }
+    return record.result(points=points)

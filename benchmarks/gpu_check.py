@@ -28,6 +28,7 @@ from typing import Any
 import torch
 
 from benchmarks import gpu_points
+from benchmarks.gpu_report import Entry, markdown
 
 ROOT = Path(__file__).parent.parent
 _spec = importlib.util.spec_from_file_location("toolkit", ROOT / "csrc" / "cuda" / "build.py")
@@ -45,20 +46,18 @@ CHOICES = ("FASTCHAR_BACKEND", "FASTCHAR_CUDA_LSTM", "FASTCHAR_CPU_ISA")
 POINTS = [sys.executable, "-m", "benchmarks.gpu_points"]
 A_POINT = 40  # seconds after which a benchmark point hangs
 STARTS = 6  # of the process that measures the points
-PARITY = "tests/test_cuda_parity.py"
-# The parity tests in processes of their own, since one kernel that hangs or traps takes along what
-# runs with it: the seconds that each may take, and what it selects.
+# The tests that need a GPU in processes of their own, since one kernel that hangs or traps takes
+# along what runs with it: the seconds that each may take, the file, and what it selects there if
+# not all.
+PARITY, LAUNCH = "tests/test_cuda_parity.py", "tests/test_cuda_launch.py"
 WAYS = ("block", "cluster", "grid", "steps")
-REST = "both_directions or graph or stream or device or torch_lstm or without_the or forced"
+SEQUENCES = "test_sequence or lstm_in_float32 or autocast or beyond or torch_lstm"
 GROUPS = {
-    "embedding, cell, loss": (60, "test_embedding or test_cell or test_loss"),
-    **{f"every way: {way}": (45, f"every_way and {way}") for way in WAYS},
-    "sequences": (60, "test_sequence or lstm_in_float32 or autocast or beyond"),
-    "streams, graphs": (60, f"({REST}) and not every_way"),
+    "embedding, cell, loss": (60, PARITY, "test_embedding or test_cell or test_loss"),
+    **{f"every way: {way}": (45, PARITY, f"every_way and {way}") for way in WAYS},
+    "sequences": (60, PARITY, SEQUENCES),
+    "streams, graphs": (60, LAUNCH, ""),
 }
-# Microseconds a step below which this design cannot go on an H200 (DESIGN: bf16, B <= 128).
-FLOORS = {256: 0.7, 512: 1.0, 1024: 1.6}
-Entry = dict[str, Any]
 
 
 def run(what: str, command: list[str], seconds: float, **more: str) -> Entry:
@@ -142,8 +141,8 @@ def checks(left: Callable[[], float]) -> Iterator[Entry]:
     if not loaded["passed"]:
         return
     options = ["-vv", "-rs", "--tb=short", "-p", "no:cacheprovider"]
-    for what, (seconds, selected) in GROUPS.items():
-        command = [python, "-m", "pytest", *options, PARITY, "-k", selected]
+    for what, (seconds, file, selected) in GROUPS.items():
+        command = [python, "-m", "pytest", *options, file, "-k", selected]
         yield run(what, command, min(seconds * SCALE, left()))
     command = [python, "-m", "pytest", *options, "tests/test_cuda_build.py"]
     yield run("ptxas's report", command, min(60 * SCALE, left()))
@@ -207,86 +206,6 @@ def watched(child: "subprocess.Popen[Any]", file: Path, left: Callable[[], float
         return "" if child.returncode == 0 else f"exit code {child.returncode}"
     finally:
         wait_or_kill(child, 0)
-
-
-def table(header: list[str], rows: list[list[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def by_graph(entry: Entry) -> dict[str, float]:
-    """Seconds by graph replay where fastchar's call can be captured, whatever the other can."""
-    seconds: dict[str, float] = entry.get("graph_seconds", {})
-    return seconds if "fastchar" in seconds else entry["seconds"]
-
-
-def ratio(seconds: dict[str, float]) -> float:
-    return seconds["torch"] / seconds["fastchar"]
-
-
-def markdown(result: Entry) -> str:
-    """The result as the performance page includes it."""
-    words = {True: "passed", False: "FAILED", None: "not run"}
-    parts = [
-        f"## {result['gpu']}, {result['date']}",
-        f"torch {result['torch']}, CUDA {result['cuda']}, nvcc {result['nvcc']}, driver "
-        f"{result['driver']}. Ratios are torch's time over fastchar's, in one run, by CUDA-graph "
-        "replay (`*`: one of the two can't be captured, so both were called from Python); under "
-        "eager, both called from Python.",
-        table(
-            ["check", "result", "seconds", "summary"],
-            [
-                [c["what"], words[c["passed"]], str(c["seconds"]), c["summary"]]
-                for c in result["checks"]
-            ],
-        ),
-    ]
-    for c in result["checks"]:
-        if c["passed"] is False:
-            parts.append(f"{c['what']} FAILED: `{c['command']}`\n\n```\n{c['output'][-1500:]}\n```")
-    groups = result.get("benchmarks", {})
-    rows = []
-    for entry in groups.get("embedding_backward", []):
-        cells = [str(v) for v in entry["point"].values()]
-        if "error" in entry:
-            rows.append([*cells, entry["error"], "", ""])
-            continue
-        ours = by_graph(entry)["fastchar"]
-        star = "*" if entry["eager"] else ""
-        rows.append([*cells, f"{ours * 1e6:.1f}", f"{ratio(entry['seconds']):.2f}{star}"])
-        rows[-1].append(f"{100 * entry['bandwidth']:.0f} %" if "bandwidth" in entry else "")
-    if rows:
-        header = ["V", "N", "D", "dtype", "skewed", "us", "ratio", "of copy bandwidth"]
-        parts += ["### Embedding gradient", table(header, rows)]
-    rows = []
-    for entry in groups.get("lstm", []):
-        cells = [str(v) for v in entry["point"].values()]
-        if "error" in entry:
-            rows.append([*cells, entry["error"], *[""] * 5])
-            continue
-        T, H, B = (entry["point"][key] for key in "THB")
-        forward, training = entry["forward"], entry["training"]
-        step = by_graph(forward)["fastchar"] / T * 1e6
-        star = "*" if forward["eager"] or training["eager"] else ""
-        alone = entry["point"]["layers"] == 1 and not entry["point"]["bidirectional"]
-        floor = FLOORS.get(H) if B <= 128 and alone and entry["point"]["dtype"] == "bf16" else None
-        rows.append([*cells, f"{step:.2f}", f"{100 * floor / step:.0f} %" if floor else ""])
-        rows[-1] += [f"{ratio(forward['seconds']):.2f}{star}"]
-        rows[-1] += [f"{ratio(training['seconds']):.2f}{star}"]
-        for part in (forward, training):
-            eager = part.get("eager_seconds")
-            rows[-1].append(f"{ratio(eager):.2f}" if eager else "")
-    if rows:
-        header = ["H", "B", "T", "layers", "both ways", "ragged", "dtype", "us a step"]
-        header += ["of the floor", "ratio, forward", "ratio, training"]
-        header += ["eager, forward", "eager, training"]
-        parts += ["### Embedding and LSTM", table(header, rows)]
-    parts += [
-        f"The benchmarks were started again: {problem}" for problem in groups.get("problems", [])
-    ]
-    if groups.get("left_out"):
-        parts.append(f"{groups['left_out']} points of the grid did not fit the time.")
-    return "\n\n".join(parts) + "\n"
 
 
 def driver() -> str:

@@ -71,8 +71,7 @@ def measure_point(group: Group, point: dict[str, int], budget: float) -> dict[st
 def measure(grid: str) -> dict[str, Any]:
     """The quick grid's points in both grids: they hold the sizes that matter."""
     groups = all_groups()
-    described = machine.describe()
-    contention = machine.Contention()
+    record = machine.Record(ISAS, "Instruction sets", grid=grid)
     cases = [(groups[name], point) for name in GROUPS for point in GRIDS[name]["quick"]]
     progress = Progress(len(cases))
     points: list[dict[str, Any]] = []
@@ -80,12 +79,4 @@ def measure(grid: str) -> dict[str, Any]:
         points.append(measure_point(group, point, BUDGET[grid]))
         shares = (f"{i} {s['median']:.2f}" for i, s in points[-1]["speed"].items())
         progress.advance(1, f"{ISAS} {group.name} {point} {', '.join(shares)}")
-    return {
-        "group": ISAS,
-        "title": "Instruction sets",
-        "grid": grid,
-        "machine": described,
-        "foreign_cores": contention.foreign_cores(),
-        "isa": library.isa(),
-        "points": points,
-    }
+    return record.result(isa=library.isa(), points=points)

@@ -117,6 +117,18 @@ class Contention:
         return max(0.0, (busy - self._busy - own) / wall)
 
 
+class Record:
+    """What every result file says of its run beside its numbers. Made when the run begins."""
+
+    def __init__(self, group: str, title: str, **about: str) -> None:
+        self._about = {"group": group, "title": title, **about, "machine": describe()}
+        self._contention = Contention()
+
+    def result(self, **found: Any) -> dict[str, Any]:
+        """The file's content, once all is measured."""
+        return {**self._about, "foreign_cores": self._contention.foreign_cores(), **found}
+
+
 def _own_seconds() -> float:
     times = os.times()
     return times.user + times.system + times.children_user + times.children_system

@@ -85,8 +85,7 @@ def shares(point: Point, timing: Timing) -> dict[str, Any]:
 
 def measure(grid: str) -> dict[str, Any]:
     """Returns the result file's content."""
-    described = machine.describe()
-    contention = machine.Contention()
+    record = machine.Record(RECURRENCE, "Recurrent products", grid=grid)
     progress = Progress(len(POINTS[grid]))
     points: list[dict[str, Any]] = []
     for point in POINTS[grid]:
@@ -95,11 +94,4 @@ def measure(grid: str) -> dict[str, Any]:
         points.append({"point": point, "rounds": timing.rounds, "parts": shares(point, timing)})
         text = (f"{p} {v['share']['median']:.2f}" for p, v in points[-1]["parts"].items())
         progress.advance(1, f"{RECURRENCE} {point} {', '.join(text)}")
-    return {
-        "group": RECURRENCE,
-        "title": "Recurrent products",
-        "grid": grid,
-        "machine": described,
-        "foreign_cores": contention.foreign_cores(),
-        "points": points,
-    }
+    return record.result(points=points)

@@ -1,7 +1,9 @@
-"""`python -m benchmarks.report`: docs/performance.md, its pictures and the tables in other pages.
+"""`python -m benchmarks.report`: writes docs/performance.md and what hangs on it.
 
-Only the text between `<!-- begin NAME -->` and `<!-- end NAME -->` is replaced, all of it computed
-from the files in benchmarks/results/.
+That page has the main table of each machine. Everything else that is known of a machine is on a
+page of its own in docs/performance/, which is written whole; of the other pages only the text
+between `<!-- begin NAME -->` and `<!-- end NAME -->` is replaced. All of it is computed from the
+files in benchmarks/results/.
 """
 
 import argparse
@@ -14,6 +16,13 @@ from .run import RESULTS
 from .tables import SPEED, THIRD_PARTY, Result
 
 DOCS = ROOT / "docs"
+FOLDER = "performance"  # of the machines' pages, in DOCS
+IMAGES = "../img"  # from there
+ABOUT = (
+    "Everything that was measured on this machine, written by `python -m benchmarks.report`. "
+    "What the letters and columns mean: [how to read it](../performance.md#how-to-read-it), "
+    "[how it is measured](../performance.md#how-it-is-measured)."
+)
 
 
 def replace_between(text: str, name: str, content: str) -> str:
@@ -31,65 +40,85 @@ def in_order(results: dict[str, Result]) -> list[Result]:
     return [results[name] for name in all_groups() if name in results]
 
 
-def summary(results: dict[str, Result]) -> str:
-    """The ratio table of one machine and where it was measured."""
+def made_by(groups: list[Result]) -> str:
+    return f"Made by `python -m benchmarks.run --grid {groups[0]['grid']}`."
+
+
+def overview(name: str, results: dict[str, Result]) -> str:
+    """One machine on the main page: every group beside its goals, and where the rest is."""
     groups = in_order(results)
-    text = tables.summary_table(groups) + "\n\n" + tables.machine_text(groups[0])
-    grid = groups[0]["grid"]
-    return text + f"\n\nMade by `python -m benchmarks.run --grid {grid}`."
+    rows = goals.all_rows(groups, results)
+    parts = [f"## {tables.machine_title(groups[0])}", goals.goals_table(rows)]
+    parts.append(goals.reached_text(rows))
+    parts.append(
+        f"[Every point, pictures, accuracy, threads and what was tried]({FOLDER}/{name}.md)"
+    )
+    return "\n\n".join(parts)
 
 
-def goals_section(results: dict[str, Result]) -> list[str]:
-    """The goals beside what was measured, the points that fall short, and the accuracy."""
+def short_of_goals(results: dict[str, Result]) -> list[str]:
+    """The points that fall short of the goals, what the ceilings rest on, and the accuracy."""
     ordered = in_order(results)
-    rows = goals.all_rows(ordered, results)
-    parts = ["### Goals", goals.goals_table(rows), goals.limits_text(ordered)]
-    parts = [*filter(None, parts), goals.misses_text(rows)]
+    parts = ["## Goals", goals.misses_text(goals.all_rows(ordered, results))]
+    parts.append(goals.limits_text(ordered))
     if "accuracy" in results:
         parts.append(goals.accuracy_text(results["accuracy"]))
-    return parts
+    return [*filter(None, parts)]
+
+
+def speed(result: Result, images: Path, name: str) -> list[str]:
+    """Whole training runs."""
+    plots.draw_speed(result, images / f"{name}-{SPEED}.png")
+    return [tables.speed_table(result), f"![Words a second]({IMAGES}/{name}-{SPEED}.png)"]
+
+
+def threads(result: Result, images: Path, name: str) -> list[str]:
+    """Speed-ups by group, then by point."""
+    plots.draw_threads(result, images / f"{name}-threads.png")
+    parts = [other_tables.threads_by_group(result), other_tables.threads_text(result)]
+    return [*parts, f"![Speed-up]({IMAGES}/{name}-threads.png)", other_tables.threads(result)]
 
 
 def other_sections(results: dict[str, Result], images: Path, name: str) -> list[str]:
     """What is no group of contestants, as far as it was measured."""
+    drawn = {SPEED: speed, "threads": threads}
     parts = []
-    for key in ("recurrence", "isas", "accuracy", "compiled"):
+    for key in (SPEED, "recurrence", "isas", "accuracy", "compiled", "threads"):
         if key in results:
-            parts += [f"### {results[key]['title']}", getattr(other_tables, key)(results[key])]
-    if "threads" in results:
-        result = results["threads"]
-        plots.draw_threads(result, images / f"{name}-threads.png")
-        parts += [f"### {result['title']}", other_tables.threads_by_group(result)]
-        parts += [other_tables.threads_text(result), f"![Speed-up](img/{name}-threads.png)"]
-        parts.append(other_tables.threads(result))
+            result = results[key]
+            parts.append(f"## {result['title']}")
+            if key in drawn:
+                parts += drawn[key](result, images, name)
+            else:
+                parts.append(getattr(other_tables, key)(result))
+            parts.append(tables.measured_text(result))
     return parts
 
 
-def machine_section(name: str, results: dict[str, Result], images: Path) -> str:
+def machine_page(name: str, results: dict[str, Result], images: Path) -> str:
     """All that is known of one machine, pictures drawn on the way."""
     groups = in_order(results)
-    parts = [f"## {tables.machine_title(groups[0])}", summary(results), *goals_section(results)]
+    parts = [f"# {tables.machine_title(groups[0])}", ABOUT, tables.summary_table(groups)]
+    parts += [tables.machine_text(results.values()), made_by(groups), *short_of_goals(results)]
     captions = ("Ratio at every point", "Share of the roof", "Ratio along each axis")
     for caption, path in zip(captions, plots.draw(groups, images, name), strict=True):
-        parts.append(f"![{caption}](img/{path.name})")
-    if SPEED in results:
-        plots.draw_speed(results[SPEED], images / f"{name}-{SPEED}.png")
-        parts.append(f"### {results[SPEED]['title']}")
-        parts.append(tables.speed_table(results[SPEED]))
-        parts.append(f"![Words a second](img/{name}-{SPEED}.png)")
+        parts.append(f"![{caption}]({IMAGES}/{path.name})")
     parts += other_sections(results, images, name)
     if "tried" in results:
-        parts += [f"### {results['tried']['title']}", other_tables.tried(results["tried"])]
+        parts += [f"## {results['tried']['title']}", other_tables.tried(results["tried"])]
     for result in groups:
-        parts += [f"### {result['title']}", tables.group_table(result)]
+        parts += [f"## {result['title']}", tables.group_table(result)]
         parts.append(tables.group_text(result))
-    return "\n\n".join(parts)
+    return "\n\n".join(parts) + "\n"
 
 
 def readme_summary(results: dict[str, Result]) -> str:
     """The ratio table, and the training speed if it was measured."""
-    speed = [tables.speed_table(results[SPEED])] if SPEED in results else []
-    return "\n\n".join([*speed, summary(results)])
+    groups = in_order(results)
+    trained = [results[SPEED]] if SPEED in results else []
+    parts = [tables.speed_table(result) for result in trained]
+    parts += [tables.summary_table(groups), tables.machine_text([*trained, *groups])]
+    return "\n\n".join([*parts, made_by(groups)])
 
 
 def third_party(result: Result) -> str:
@@ -97,17 +126,15 @@ def third_party(result: Result) -> str:
     return f"{tables.third_party_table(result)}\n\n{tables.third_party_text(result)}"
 
 
-def newest(machines: dict[str, dict[str, Result]]) -> dict[str, Result]:
-    """The results of the machine that was measured last, in its own folder if there is such a one.
-
-    Other folders hold variants of a machine: fewer threads, another instruction set.
-    """
+def newest_first(machines: dict[str, dict[str, Result]]) -> list[str]:
+    """The machine that was measured last first; what is in a machine's own folder before the
+    others, which hold variants: fewer threads, another instruction set."""
 
     def rank(name: str) -> tuple[bool, str]:
         described = [r["machine"] for r in machines[name].values() if "machine" in r]
         return described[0]["name"] == name, max(m["date"] for m in described)
 
-    return machines[max(machines, key=rank)]
+    return sorted(machines, key=rank, reverse=True)
 
 
 def rewrite(path: Path, name: str, content: str) -> None:
@@ -123,14 +150,18 @@ def main(arguments: list[str] | None = None) -> None:
 
     folders = sorted(path for path in options.results.iterdir() if any(path.glob("*.json")))
     machines = {path.name: tables.load(path) for path in folders}
-    sections = [
-        machine_section(name, results, options.docs / "img") for name, results in machines.items()
-    ]
-    rewrite(options.docs / "performance.md", "results", "\n\n".join(sections))
-    shown = newest(machines)
-    rewrite(options.readme, "summary", readme_summary(shown))
-    if THIRD_PARTY in shown:
-        rewrite(options.docs / "drop-in.md", "third-party", third_party(shown[THIRD_PARTY]))
+    order = newest_first(machines)
+    pages = options.docs / FOLDER
+    pages.mkdir(exist_ok=True)
+    for name in order:
+        page = machine_page(name, machines[name], options.docs / "img")
+        (pages / f"{name}.md").write_text(page)
+    sections = "\n\n".join(overview(name, machines[name]) for name in order)
+    rewrite(options.docs / "performance.md", "results", sections)
+    rewrite(options.readme, "summary", readme_summary(machines[order[0]]))
+    measured = [machines[name][THIRD_PARTY] for name in order if THIRD_PARTY in machines[name]]
+    if measured:
+        rewrite(options.docs / "drop-in.md", "third-party", third_party(measured[0]))
 
 
 if __name__ == "__main__":

@@ -76,8 +76,7 @@ def build(group: Group, point: Point) -> Case:
 def run_group(group: Group, grid: str, progress: Progress) -> dict[str, Any]:
     """Measures one group at every point of the grid; returns the result file's content."""
     points = GRIDS[group.name][grid]
-    described = machine.describe()
-    contention, start = machine.Contention(), time.perf_counter()
+    record, start = machine.Record(group.name, group.title, grid=grid), time.perf_counter()
     roof, limits = Roof.measure(), Limits.measure()
     timings = []
     for point in points:
@@ -94,24 +93,19 @@ def run_group(group: Group, grid: str, progress: Progress) -> dict[str, Any]:
     roof = roof.best(Roof.measure())
     if limits is not None and (again := Limits.measure()) is not None:
         limits = limits.best(again)
-    return {
-        "group": group.name,
-        "title": group.title,
-        "phase": group.phase,
-        "baselines": list(group.baselines),
-        "floors": list(group.floors),
-        "ours": OURS,
-        "grid": grid,
-        "machine": described,
-        "foreign_cores": contention.foreign_cores(),
-        "duration_seconds": time.perf_counter() - start,
-        "roof": asdict(roof),
-        "limits": None if limits is None else asdict(limits),
-        "points": [
+    return record.result(
+        phase=group.phase,
+        baselines=list(group.baselines),
+        floors=list(group.floors),
+        ours=OURS,
+        duration_seconds=time.perf_counter() - start,
+        roof=asdict(roof),
+        limits=None if limits is None else asdict(limits),
+        points=[
             summarise(group, point, timing, roof, limits)
             for point, timing in zip(points, timings, strict=True)
         ],
-    }
+    )
 
 
 def write(result: dict[str, Any], folder: Path) -> Path:

@@ -71,6 +71,7 @@ def point_text(point: dict[str, int]) -> str:
 
 def duration(seconds: float) -> str:
     """Three digits in the unit that fits: "41.2 us", "3.05 ms", "1.20 s"."""
+    seconds = float(f"{seconds:.2e}")  # 999.9 us is 1.00 ms
     for unit, scale in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
         if seconds >= scale or unit == "us":
             return f"{digits(seconds / scale)} {unit}"
@@ -79,6 +80,7 @@ def duration(seconds: float) -> str:
 
 def digits(value: float) -> str:
     """Three significant digits, without an exponent."""
+    value = float(f"{value:.2e}")  # 9.999 is 10.0
     if value >= 100:
         return f"{value:.0f}"
     return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
@@ -180,22 +182,33 @@ def machine_title(result: Result) -> str:
     """ "AMD EPYC, 2 cores, 2 threads, avx512"."""
     m = result["machine"]
     isa = m["backends"].get("cpu", {}).get("isa", m["backends"]["backend"])
-    return f"{m['cpu']}, {m['cores']} cores, {m['threads']} threads, {isa}"
+    return f"{m['cpu']}, {m['cores']} cores, {threads_text(m)}, {isa}"
 
 
-def machine_text(result: Result) -> str:
-    """Where, when and with what a group was measured."""
-    return f"{machine_facts(result['machine'])} Grid: {result['grid']}."
+def threads_text(machine: dict[str, Any]) -> str:
+    """ "2 threads"."""
+    return f"{machine['threads']} thread{'s' * (machine['threads'] != 1)}"
 
 
-def machine_facts(m: dict[str, Any]) -> str:
-    """The machine, the versions and the day."""
+def machine_text(results: Iterable[Result]) -> str:
+    """Where and with what groups were measured: every version that one of them ran on."""
+    described = sorted((r["machine"] for r in results if "machine" in r), key=lambda m: m["date"])
+    m = described[0]
     caches = ", ".join(f"{name} {binary_size(size)}" for name, size in m["caches"].items())
+    torches = " and ".join(dict.fromkeys(f"{d['torch']} ({d['torch_isa']})" for d in described))
+    pythons = " and ".join(dict.fromkeys(d["python"] for d in described))
+    versions = " and ".join(dict.fromkeys(d["fastchar"] for d in described))
+    commits = ", ".join(dict.fromkeys(d["commit"] for d in described))
+    days = " to ".join(dict.fromkeys((m["date"][:10], described[-1]["date"][:10])))
     return (
-        f"{m['cpu']}, {m['cores']} cores, {caches}; {m['threads']} threads; torch {m['torch']} "
-        f"({m['torch_isa']}), Python {m['python']}, fastchar {m['fastchar']} at {m['commit']}, "
-        f"{m['date'][:10]}."
+        f"{m['cpu']}, {m['cores']} cores, {caches}; {threads_text(m)}; torch {torches}, "
+        f"Python {pythons}, fastchar {versions} at {commits}; {days}."
     )
+
+
+def measured_text(result: Result) -> str:
+    """The commit and the day of one result: a machine's are not all of the same."""
+    return f"Measured at {result['machine']['commit']}, {result['machine']['date'][:10]}."
 
 
 def group_text(result: Result) -> str:
@@ -208,12 +221,12 @@ def group_text(result: Result) -> str:
         f"{roof['bytes_per_second'] / 1e9:.1f} GB/s"
     )
     text += "." if foreign is None else f", other processes kept {foreign:.2f} cores busy."
-    return f"{text} {compile_text(result)}".rstrip()
+    return " ".join(filter(None, (text, compile_text(result), measured_text(result))))
 
 
 def binary_size(size: int) -> str:
     """ "512 KiB", "32 MiB"."""
-    return f"{size / 2**20:g} MiB" if size >= 2**20 else f"{size / 2**10:g} KiB"
+    return f"{size / 2**20:.3g} MiB" if size >= 2**20 else f"{size / 2**10:.4g} KiB"
 
 
 def speed_table(result: Result) -> str:
@@ -261,7 +274,7 @@ def third_party_text(result: Result) -> str:
         model[p]["rounds"] for model in result["models"] for p in ("training", "inference")
     )
     return (
-        f"{packages}; {machine_facts(result['machine'])} Median times of a step over "
+        f"{packages}; {machine_text([result])} Median times of a step over "
         f"{rounds[0]} to {rounds[-1]} interleaved rounds, quartiles of the ratio in brackets; the "
         "error is relative, against a float64 copy, torch's and ours. "
         f"Made by `{result['command']}`."

@@ -16,6 +16,8 @@ from typing import Any
 
 import torch
 
+import fastchar
+
 from . import machine, scaling
 from .covering import Point
 from .grids import GRIDS, SYMBOLS
@@ -160,14 +162,13 @@ def counts_of(cores: int) -> list[int]:
 
 def measure(grid: str) -> dict[str, Any]:
     """Every group's quick points at every count of threads; returns the result file's content."""
-    described, rounds = machine.describe(), ROUNDS[grid]
-    isa = described["backends"]["cpu"]["isa"]
-    contention = machine.Contention()
+    record, rounds = machine.Record(THREADS, "Threads", grid=grid), ROUNDS[grid]
+    isa = fastchar.backends()["cpu"]["isa"]
     groups = all_groups()
     cases = [(name, point) for name in GROUPS for point in GRIDS[name]["quick"]]
     progress = Progress(len(cases))
     entries: list[dict[str, Any]] = []
-    with workers(counts_of(described["cores"])) as pipes:
+    with workers(counts_of(machine.cores())) as pipes:
         roofs = {str(count): ask(pipe, "roof", ROOF) for count, pipe in pipes.items()}
         alone = {1: pipes[1]}
         fixed = {n: take_turns(alone, n, NOTHING[n], rounds).spread("1", "step") for n in GROUPS}
@@ -192,17 +193,12 @@ def measure(grid: str) -> dict[str, Any]:
             )
             ratios = (f"{n}: {r['median']:.2f}" for n, r in entries[-1]["speedup"].items())
             progress.advance(1, f"{THREADS} {name} {point} {', '.join(ratios)}")
-    return {
-        "group": THREADS,
-        "title": "Threads",
-        "grid": grid,
-        "machine": described,
-        "foreign_cores": contention.foreign_cores(),
-        "roofs": roofs,
-        "fixed_seconds": {name: spread.median for name, spread in fixed.items()},
-        "wait_seconds": {str(count): seconds for count, seconds in wait.items()},
-        "points": entries,
-    }
+    return record.result(
+        roofs=roofs,
+        fixed_seconds={name: spread.median for name, spread in fixed.items()},
+        wait_seconds={str(count): seconds for count, seconds in wait.items()},
+        points=entries,
+    )
 
 
 if __name__ == "__main__":

@@ -97,7 +97,6 @@ def shuffled(block: Block) -> Block:
 
 def measure(grid: str) -> dict[str, Any]:
     """Trains all of them for ROUNDS blocks; returns the result file's content."""
-    described = machine.describe()
     config = Config(
         data="cmudict",
         embedding_dim=128,
@@ -137,19 +136,14 @@ def measure(grid: str) -> dict[str, Any]:
         enable_progress_bar=False,
         limit_val_batches=0,
     )
-    contention = machine.Contention()
+    record = machine.Record(SPEED, "Training speed, CMUdict", grid=grid)
     trainer.fit(Seq2SeqTask(model, schedule, data.dev_references), datamodule=data)
-    return {
-        "group": SPEED,
-        "title": "Training speed, CMUdict",
-        "ours": OURS,
-        "grid": grid,
-        "sizes": {"embedding": 128, "hidden": 256, "layers": 1, "batch": BATCH},
-        "parameters": parameters,
-        "machine": described,
-        "foreign_cores": contention.foreign_cores(),
+    return record.result(
+        ours=OURS,
+        sizes={"embedding": 128, "hidden": 256, "layers": 1, "batch": BATCH},
+        parameters=parameters,
         **speeds(interleaver.seconds, words=BLOCK * BATCH),
-    }
+    )
 
 
 def speeds(seconds: dict[str, list[float]], words: int) -> dict[str, Any]:

@@ -17,7 +17,6 @@ import random
 import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pydoc_data.topics import topics  # half a megabyte of English that every Python carries
 from typing import Any
@@ -27,6 +26,7 @@ from torch import Tensor, nn
 
 import fastchar
 from benchmarks import machine
+from benchmarks.inputs import default_dtype
 from benchmarks.interleave import Case, Contestant, measure
 from benchmarks.run import RESULTS, warn_of_contention, write
 from benchmarks.tables import THIRD_PARTY, third_party_table
@@ -179,16 +179,6 @@ SUBJECTS: dict[str, tuple[str, Callable[..., Subject]]] = {
 }
 
 
-@contextmanager
-def default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
-
-
 def results(subject: Subject, model: nn.Module) -> dict[str, Tensor]:
     """Outputs and every parameter's gradient of one training step, without dropout."""
     model.train()
@@ -282,8 +272,10 @@ def run(subject: Subject) -> dict[str, Any]:
 
 def main() -> None:
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.ERROR)
-    described = machine.describe()
-    contention, start = machine.Contention(), time.perf_counter()
+    record = machine.Record(
+        THIRD_PARTY, "Models of other packages", command="python -m examples.third_party"
+    )
+    start = time.perf_counter()
     models, packages = [], {}
     for package, build in SUBJECTS.values():
         if importlib.util.find_spec(package) is None:
@@ -292,16 +284,9 @@ def main() -> None:
         packages[package] = importlib.metadata.version(package)
         torch.manual_seed(0)
         models.append(run(build()))
-    result = {
-        "group": THIRD_PARTY,
-        "title": "Models of other packages",
-        "command": "python -m examples.third_party",
-        "machine": described,
-        "packages": packages,
-        "foreign_cores": contention.foreign_cores(),
-        "duration_seconds": time.perf_counter() - start,
-        "models": models,
-    }
+    result = record.result(
+        packages=packages, duration_seconds=time.perf_counter() - start, models=models
+    )
     warn_of_contention(result)
     print(third_party_table(result))
     print(write(result, RESULTS / machine.slug()))

@@ -18,13 +18,13 @@ from typing import Any
 
 from rich.console import Console
 
+from fastchar.files import Pair
 from fastchar.models import CharLM, Seq2Seq
 from fastchar.training import Config, InputError, train
 from fastchar.training.callbacks import Interrupted
 from fastchar.training.console import clock, make_console, track
 from fastchar.training.data import write_data
 from fastchar.training.evaluation import evaluate
-from fastchar.training.files import Pair
 from fastchar.training.splits import split_by_source
 
 SPEECH = Path("runs/demo")

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+from tf32_switches import tf32
 
 import fastchar
 
@@ -87,6 +88,13 @@ def poisoned() -> Iterator[None]:
     torch.use_deterministic_algorithms(False)
 
 
+@pytest.fixture
+def full_precision() -> Iterator[None]:
+    """On CUDA, fp32 is fp32 but where a test says otherwise."""
+    with tf32(False):
+        yield
+
+
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """What `cli_runs.make_home` makes, for tests of the command line; one thread in all of them."""
@@ -95,3 +103,15 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
     with one_thread():
         yield make_home(tmp_path_factory.mktemp("cli"))
+
+
+@pytest.fixture(scope="module")
+def fast_runs() -> Iterator[None]:
+    """Training without pictures, which take longer than a small run, and on one thread."""
+    from training_data import one_thread
+
+    from fastchar.training import run
+
+    with pytest.MonkeyPatch.context() as patch, one_thread():
+        patch.setattr(run, "write_report", lambda *args: None)
+        yield

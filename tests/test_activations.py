@@ -1,4 +1,4 @@
-"""sigmoid and tanh are as accurate as csrc/cpu/simd.h says, on every instruction set."""
+"""sigmoid and tanh are as accurate as csrc/cpu/activations.h says, on every instruction set."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ from torch import Tensor
 
 pytestmark = pytest.mark.native
 
-MAX_ULP = 3.0  # what simd.h states for both
+MAX_ULP = 3.0  # what activations.h states for both
 
 
 def activations(x: Tensor) -> tuple[Tensor, Tensor]:

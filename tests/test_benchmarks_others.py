@@ -234,9 +234,17 @@ def test_goals_say_what_falls_short() -> None:
     rows = goals.all_rows([result], {})
     lines = goals.goals_table(rows).splitlines()[2:]
     assert lines == [
-        "| Gradient | ≥ 5× | 6.00× | ≥ 1.5× | 1.00× ✗ | 1 of 2 | 12.0× |",
-        "| Gradient, of sum's speed | ≥ 80 % | 90 % |  | 90 % |  |  |",
+        "| Gradient | 6.00× | ≥ 5× | 1.00× ✗ | ≥ 1.5× | 1 of 2 | 12.0× |",
+        "| Gradient, of sum's speed | 90 % | ≥ 80 % | 90 % |  |  |  |",
     ]
+    assert goals.reached_text(rows) == "2 of 3 goals are reached."
+    without = next(goals.group_rows({**result, "group": "linear"}))
+    assert without.cells()[1:5] == ["6.00×", "", "1.00×", ""]
+    # 2.999 would read as the goal; and no implementation comes above 2.
+    near = goals.Row("Near", [({"V": 1}, 2.999)], 3.0, 3.0, False, [2.0])
+    assert near.cells() == ["Near", "2.999× ✗", "≥ 3×", "2.999× ✗", "≥ 3×", "1 of 1", "2.00×"]
+    assert goals.reached_text([near]).endswith("reach here: Near (3×, ceiling 2.00×).")
+    assert goals.misses_text([near]).endswith("- Near: V 1: 2.999×")
     assert goals.limits_text([result]) == ""
     reads = {str(2**k): 2e11 for k in range(14, 27)}
     measured = {"flops_per_second": 4e11, "bytes_per_second": reads, "threads": 2}
@@ -252,7 +260,7 @@ def test_goals_say_what_falls_short() -> None:
     versus = {"twin, bucketed": {"median": 1.9}, "twin, not bucketed": {"median": 3.0}}
     rows = goals.all_rows([], {"train_speed": {"ours": "fastchar train", "ratios": versus}})
     assert [row.cells()[:3] for row in rows] == [
-        ["fastchar train, against twin, bucketed", "≥ 2×", "1.90× ✗"]
+        ["fastchar train, against twin, bucketed", "1.90× ✗", "≥ 2×"]
     ]
 
 

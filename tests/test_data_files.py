@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from fastchar.training.files import InputError, read_lines, read_pairs, read_text, write_beside
+from fastchar.files import InputError, read_lines, read_pairs, read_text, write_beside
 from fastchar.training.splits import references_of, split_by_source
 
 BAD_PAIRS = [

@@ -6,34 +6,26 @@ from __future__ import annotations
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from training_data import few_pairs, one_thread, write_pairs
+from training_data import few_pairs, write_pairs
 
 from fastchar import CharLM, Seq2Seq, Vocabulary
+from fastchar.files import Pair
 from fastchar.text import pad
-from fastchar.training import Config, InputError, run, train
+from fastchar.training import Config, InputError, train
 from fastchar.training.config import read_yaml
 from fastchar.training.console import clock, make_console
 from fastchar.training.data import TextData, vocabularies
 from fastchar.training.evaluation import evaluate, text_loss
-from fastchar.training.files import Pair
 from fastchar.training.folder import read_metrics
 from fastchar.training.tasks import Seq2SeqTask
 
+pytestmark = pytest.mark.usefixtures("fast_runs")
 QUIET = make_console(stderr=True)
 STILL = {"learning_rate": 0.0, "dropout": 0.0, "embedding_dim": 8, "hidden_size": 12}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _fast() -> Iterator[None]:
-    """No pictures, which take longer than everything else here, and one thread."""
-    with pytest.MonkeyPatch.context() as patch, one_thread():
-        patch.setattr(run, "write_report", lambda *args: None)
-        yield
 
 
 @pytest.fixture

@@ -16,13 +16,14 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from training_data import few_pairs, one_thread, write_pairs
+from training_data import few_pairs, write_pairs
 
-from fastchar.training import Config, InputError, resume, run, train
+from fastchar.training import Config, InputError, resume, train
 from fastchar.training.callbacks import Interrupted, KeepRun, signals_caught
 from fastchar.training.console import make_console
 from fastchar.training.tasks import Seq2SeqTask
 
+pytestmark = pytest.mark.usefixtures("fast_runs")
 QUIET = make_console(stderr=True)
 TIMES = {"words_per_s", "chars_per_s", "seconds"}
 
@@ -68,14 +69,6 @@ def _stop_after(monkeypatch: pytest.MonkeyPatch, batches: int) -> None:
         end_of_batch(self, trainer, task, outputs, batch, batch_idx)
 
     monkeypatch.setattr(KeepRun, "on_train_batch_end", on_train_batch_end)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _fast() -> Iterator[None]:
-    """No pictures, which take longer than everything else here, and one thread."""
-    with pytest.MonkeyPatch.context() as patch, one_thread():
-        patch.setattr(run, "write_report", lambda *args: None)
-        yield
 
 
 @pytest.fixture

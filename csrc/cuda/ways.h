@@ -95,14 +95,12 @@ constexpr double kNever = 1e30;
 
 // The model: microseconds of a step on an H100 or H200 (132 SMs, some 1.75 GHz), from published
 // rates of the hardware. Nothing here is measured; it is to tell 3 from 10, not 3 from 4.
-//   0.4     the sums of the product's parts, the gates, barriers within a block
-//   0.026   us a sequence: 64 K multiplications of 16 bits (or 32 K of TF32) by mma.sync on an
-//   SM latency cluster: stores to the others and their barrier; grid: a store to L2, a fence, a
-//   flag,
-//           a load
-//   tile    h, or on the way back 4 gate gradients, of all units, read by every block: 25 KB a
-//   us
-//           from the cluster's others, 42 from L2
+// 0.4 is the sums of the product's parts, the gates, and barriers within a block. 0.026 is a
+// sequence's 64 K multiplications of 16 bits (or 32 K of TF32) by an SM's mma.sync. To them a
+// team of several blocks adds its latency (cluster: stores to the others and their barrier;
+// grid: a store to L2, a fence, a flag, a load) and its tile, which every block reads (h of all
+// units, or on the way back their 4 gate gradients): 25 KB a us from the cluster's others, 42
+// from L2.
 inline double round_cost(Way way, int H, bool fp32, bool backward, int batch) {
   double cost = 0.4 + 0.026 * batch;
   if (way == Way::kBlock) return cost;

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from rich.cells import cell_len
 
 from fastchar.analysis.symbols import code_points, visible
-from fastchar.training.files import beside
+from fastchar.files import beside
 
 INK, GREY, GRID = "#1f2933", "#7b8794", "#e4e7eb"
 BLUE, ORANGE, RED = "#2563eb", "#ea580c", "#dc2626"

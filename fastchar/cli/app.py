@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from fastchar.cli import env, evaluate, generate, inspect, predict, train
-from fastchar.training.files import InputError
+from fastchar.files import InputError
 from fastchar.version import __version__
 
 

@@ -18,7 +18,7 @@ from fastchar.cli.options import (
     paragraphs,
 )
 from fastchar.cli.unseen import Unseen
-from fastchar.training.files import InputError, read_pairs, read_text, write_beside
+from fastchar.files import InputError, read_pairs, read_text, write_beside
 
 if TYPE_CHECKING:
     from collections import Counter

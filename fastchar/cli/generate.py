@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from fastchar.cli.options import Device, Model, open_char_lm, paragraphs
-from fastchar.training.files import InputError
+from fastchar.files import InputError
 
 HELP = "Print text drawn from a language model, character by character."
 

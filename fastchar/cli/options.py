@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fastchar.training.files import InputError
+from fastchar.files import InputError
 
 if TYPE_CHECKING:
     from fastchar.models import CharLM, Seq2Seq

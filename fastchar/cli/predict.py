@@ -15,7 +15,7 @@ import typer
 
 from fastchar.cli.options import BatchSize, Device, LengthPenalty, Model, open_seq2seq, paragraphs
 from fastchar.cli.unseen import Unseen
-from fastchar.training.files import InputError, name_of, read_lines, shorten, write_beside
+from fastchar.files import InputError, name_of, read_lines, shorten, write_beside
 
 if TYPE_CHECKING:
     from typing import TextIO

@@ -11,8 +11,8 @@ import typer
 from typer.models import OptionInfo
 
 from fastchar.cli.options import paragraphs
+from fastchar.files import InputError
 from fastchar.training.config import DEFAULTS, Config, read_yaml, without_none
-from fastchar.training.files import InputError
 
 HELP = """Train a model and write a run folder.
 

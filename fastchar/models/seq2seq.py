@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from fastchar import functional
 from fastchar.decoding import Found, beam_search, greedy_search, inference
 from fastchar.models.attention import Attention, Memory, Score
+from fastchar.models.encoder_decoder import Decoder, DecoderState, Encoder, InputFeedingDecoder
 from fastchar.models.pretrained import Pretrained
-from fastchar.nn import Embedding, EmbeddingLSTM, LSTMCell
 from fastchar.text import Vocabulary, batches_by_length, pad
 
 
@@ -31,143 +31,6 @@ class Hypothesis:
     log_prob: float  # of the ids and <eos> together, in nats
     score: float  # log_prob with the search's length normalisation
     attention: Tensor  # [len(ids) + 1, S], each row's sum 1; the last symbol of both sides is <eos>
-
-
-# (h [L, K*B, H], c [L, K*B, H]), and with input feeding the last attentional vector [1, K*B, H].
-DecoderState = tuple[Tensor, ...]
-
-
-class Encoder(nn.Module):
-    """A bidirectional LSTM over the source, and the bridge from its end to the decoder's start."""
-
-    def __init__(
-        self,
-        symbols: int,
-        embedding_dim: int,
-        hidden_size: int,
-        layers: int,
-        decoder_layers: int,
-        dropout: float,
-    ) -> None:
-        super().__init__()
-        self.rnn = EmbeddingLSTM(
-            symbols,
-            embedding_dim,
-            hidden_size,
-            layers,
-            bidirectional=True,
-            dropout=dropout if layers > 1 else 0.0,
-        )
-        self.dropout = nn.Dropout(dropout)
-        self.bridge_h = nn.Linear(2 * hidden_size, decoder_layers * hidden_size)
-        self.bridge_c = nn.Linear(2 * hidden_size, decoder_layers * hidden_size)
-        self.decoder_layers = decoder_layers
-
-    def forward(self, ids: Tensor, lengths: Tensor) -> tuple[Tensor, DecoderState]:
-        """ids [S, B], lengths [B] to states [S, B, 2H] and the decoder's h, c, each [L, B, H]."""
-        states, (h, c) = self.rnn(ids, lengths=lengths)  # [S, B, 2H], [2 * layers, B, H] twice
-        last_h = torch.cat([h[-2], h[-1]], dim=-1)  # [B, 2H], where each direction stops
-        last_c = torch.cat([c[-2], c[-1]], dim=-1)
-        of_h, of_c = self.bridge_h, self.bridge_c
-        start = (
-            self._by_layer(functional.linear(last_h, of_h.weight, of_h.bias).tanh()),
-            self._by_layer(functional.linear(last_c, of_c.weight, of_c.bias)),
-        )
-        return self.dropout(states), start
-
-    def _by_layer(self, x: Tensor) -> Tensor:
-        """[B, L * H] to [L, B, H]."""
-        return torch.stack(x.chunk(self.decoder_layers, dim=-1))
-
-
-class Decoder(nn.Module):
-    """An LSTM over the target so far, then attention: the LSTM never waits for the attention.
-
-    So all T steps of teacher forcing are one sequence call, and attention over all of them is two
-    batched products.
-    """
-
-    def __init__(
-        self,
-        symbols: int,
-        embedding_dim: int,
-        hidden_size: int,
-        layers: int,
-        attention: Attention,
-        dropout: float,
-    ) -> None:
-        super().__init__()
-        self.rnn = EmbeddingLSTM(
-            symbols,
-            embedding_dim,
-            hidden_size,
-            layers,
-            dropout=dropout if layers > 1 else 0.0,
-        )
-        self.attention = attention
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(
-        self, ids: Tensor, state: DecoderState, memory: Memory, lengths: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, DecoderState]:
-        """ids [T, K*B], hypothesis k of sentence b in column k*B + b, from `state` onwards.
-
-        Returns attentional vectors [T, K*B, H], weights [B, T*K, S] and the state after them.
-        What stands past `lengths` [K*B] costs nothing in the LSTM, and means nothing.
-        """
-        hidden, state = self.rnn(ids, state, lengths=lengths)  # [T, K*B, H]
-        B = memory.mask.shape[0]
-        queries = hidden.view(-1, B, hidden.shape[-1])  # [T*K, B, H]
-        attentional, weights = self.attention(queries, memory)
-        return self.dropout(attentional).view_as(hidden), weights, state
-
-
-class InputFeedingDecoder(nn.Module):
-    """Luong's input feeding: each step's LSTM also reads the attentional vector before it.
-
-    The steps of teacher forcing then wait for each other: a Python loop over cells, several times
-    slower than `Decoder`. Same interface.
-    """
-
-    def __init__(
-        self,
-        symbols: int,
-        embedding_dim: int,
-        hidden_size: int,
-        layers: int,
-        attention: Attention,
-        dropout: float,
-    ) -> None:
-        super().__init__()
-        self.embedding = Embedding(symbols, embedding_dim)
-        sizes = [embedding_dim + hidden_size] + [hidden_size] * (layers - 1)
-        self.cells = nn.ModuleList(LSTMCell(size, hidden_size) for size in sizes)
-        self.attention = attention
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(
-        self, ids: Tensor, state: DecoderState, memory: Memory, lengths: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, DecoderState]:
-        """As `Decoder.forward`; `lengths` save nothing here."""
-        h, c = list(state[0]), list(state[1])  # L of [K*B, H]
-        B = memory.mask.shape[0]
-        # The first step is fed zeros.
-        fed = state[2][0] if len(state) == 3 else torch.zeros_like(h[0])
-        vectors, weights = [], []
-        for x in self.embedding(ids):  # [K*B, E]
-            below = torch.cat([x, fed], dim=-1)
-            for layer, cell in enumerate(self.cells):
-                if layer > 0:
-                    below = self.dropout(below)
-                h[layer], c[layer] = cell(below, (h[layer], c[layer]))
-                below = h[layer]
-            queries = below.view(-1, B, below.shape[-1])  # [K, B, H]
-            attentional, step_weights = self.attention(queries, memory)
-            fed = self.dropout(attentional).view_as(below)
-            vectors.append(fed)
-            weights.append(step_weights)  # [B, K, S]
-        state = (torch.stack(h), torch.stack(c), fed.unsqueeze(0))
-        return torch.stack(vectors), torch.cat(weights, dim=1), state
 
 
 class Seq2Seq(Pretrained):
@@ -238,14 +101,8 @@ class Seq2Seq(Pretrained):
         """
         inputs, targets = target_ids[:-1], target_ids[1:]
         vectors, _ = self._force(source_ids, source_lengths, inputs, targets)
-        return functional.linear_cross_entropy(
-            vectors.flatten(0, 1),
-            self.output.weight,
-            targets.flatten(),
-            linear_bias=self.output.bias,
-            ignore_index=Vocabulary.pad_id,
-            label_smoothing=self.label_smoothing if self.training else 0.0,
-        )
+        smoothing = self.label_smoothing if self.training else 0.0
+        return self._loss(vectors, targets, label_smoothing=smoothing)
 
     def score(
         self, source_ids: Tensor, source_lengths: Tensor, target_ids: Tensor
@@ -258,14 +115,7 @@ class Seq2Seq(Pretrained):
         with inference(self):
             inputs, targets = target_ids[:-1], target_ids[1:]
             vectors, weights = self._force(source_ids, source_lengths, inputs, targets)
-            loss = functional.linear_cross_entropy(
-                vectors.flatten(0, 1),
-                self.output.weight,
-                targets.flatten(),
-                linear_bias=self.output.bias,
-                ignore_index=Vocabulary.pad_id,
-                reduction="none",
-            )
+            loss = self._loss(vectors, targets, reduction="none")
             B = source_ids.shape[1]
             log_prob = -loss.view_as(targets).sum(0)
             return log_prob, weights.unflatten(1, (inputs.shape[0], targets.shape[1] // B))
@@ -383,6 +233,17 @@ class Seq2Seq(Pretrained):
         lengths = (targets != Vocabulary.pad_id).sum(0)
         vectors, weights, _ = self.decoder(inputs, state, memory, lengths)
         return vectors, weights
+
+    def _loss(self, vectors: Tensor, targets: Tensor, **options: Any) -> Tensor:
+        """Of attentional vectors [T, K*B, H], at the symbols [T, K*B] that are not <pad>."""
+        return functional.linear_cross_entropy(
+            vectors.flatten(0, 1),
+            self.output.weight,
+            targets.flatten(),
+            linear_bias=self.output.bias,
+            ignore_index=Vocabulary.pad_id,
+            **options,
+        )
 
     def _step(
         self, last: Tensor, state: DecoderState, memory: Memory

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from fastchar.files import InputError
 from fastchar.training.config import Config
-from fastchar.training.files import InputError
 
 if TYPE_CHECKING:
     from fastchar.training.run import resume, train

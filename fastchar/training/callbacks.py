@@ -17,8 +17,8 @@ from lightning.pytorch.callbacks import Checkpoint
 from rich.console import Console
 from rich.progress import TaskID
 
+from fastchar.files import InputError
 from fastchar.training.console import Say, clock, make_bar
-from fastchar.training.files import InputError
 from fastchar.training.folder import RunFolder
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from fastchar.training.files import InputError, read_text, write_beside
+from fastchar.files import InputError, read_text, write_beside
 
 ModelKind = Literal["seq2seq", "char_lm"]
 

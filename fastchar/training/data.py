@@ -10,10 +10,7 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningDataModule
 
-from fastchar.text import Vocabulary
-from fastchar.training.batches import Loader, PairLoader, Ragged, TextLoader
-from fastchar.training.config import Config
-from fastchar.training.files import (
+from fastchar.files import (
     InputError,
     Pair,
     name_of,
@@ -21,6 +18,9 @@ from fastchar.training.files import (
     read_text,
     write_beside,
 )
+from fastchar.text import Vocabulary
+from fastchar.training.batches import Loader, PairLoader, Ragged, TextLoader
+from fastchar.training.config import Config
 from fastchar.training.splits import references_of, split_by_source
 
 # As many symbols as the kernels are made for: more tell that targets are sentences of words.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from fastchar.training.files import InputError
+from fastchar.files import InputError
 
 
 def choose_device(name: str) -> torch.device:

@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 import torch
 
 from fastchar.decoding import inference
+from fastchar.files import Pair
 from fastchar.models import CharLM, Hypothesis, Seq2Seq
 from fastchar.training.batches import TextLoader
-from fastchar.training.files import Pair
 from fastchar.training.metrics import Confusion, ErrorRates, closest, confusions
 from fastchar.training.splits import references_of
 

@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fastchar.training.files import InputError, beside, write_beside
+from fastchar.files import InputError, beside, write_beside
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer

@@ -16,13 +16,13 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping
 from rich.console import Console
 from torch import nn
 
+from fastchar.files import InputError, name_of
 from fastchar.models import CharLM, Seq2Seq
 from fastchar.training.callbacks import Bar, Interrupted, KeepRun, signals_caught
 from fastchar.training.config import Config, read_yaml, save_config
 from fastchar.training.console import Say, clock, make_console
 from fastchar.training.data import PairData, TextData, make_data, read_data, write_data
 from fastchar.training.device import choose_device
-from fastchar.training.files import InputError, name_of
 from fastchar.training.folder import RunFolder, load_model
 from fastchar.training.memory import keep_freed_memory
 from fastchar.training.report import write_report

@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterable, Sequence
 
-from fastchar.training.files import Pair
+from fastchar.files import Pair
 
 
 def split_by_source(

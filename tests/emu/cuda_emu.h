@@ -1,11 +1,12 @@
-// CUDA's spelling of what machine.h does: as much of the language as the kernels use. Included
-// by csrc/cuda/compat.cuh in place of the CUDA headers when FASTCHAR_EMULATOR is defined.
+// CUDA's spelling of what machine.h and meetings.h do: as much of the language as the kernels
+// use. Included by csrc/cuda/compat.cuh in place of the CUDA headers when FASTCHAR_EMULATOR is
+// defined.
 #pragma once
 
 #include <cmath>
 #include <utility>
 
-#include "machine.h"
+#include "meetings.h"
 
 #define __global__
 #define __device__

@@ -1,7 +1,7 @@
 // mma.sync by hand: the fragments' layouts are PTX's, the sums are in order of depth, in fp32.
 #pragma once
 
-#include "machine.h"
+#include "meetings.h"
 
 namespace emu {
 

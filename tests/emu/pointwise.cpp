@@ -132,8 +132,8 @@ void test_loss(int N, int C, double smoothing, bool with_bias, bool weighted) {
   expect_close("sum_rows", column_sums, expected, 4);
 }
 
-// The gates of 16-bit types, but for the error of the hardware's 2^x and 1 / x, which the emulator
-// doesn't have.
+// The gates of 16-bit types, but for the error of the hardware's 2^x and 1 / x, which the
+// emulator doesn't have.
 void test_quick() {
   const float inf = INFINITY;
   for (float x = -30; x <= 30; x += 0.0078125f) {

@@ -1,5 +1,5 @@
-// Which kernels are tried, by size, architecture of the code that runs, and what is forced; how a
-// batch lies on the teams; which of several ways is taken.
+// Which kernels are tried, by size, architecture of the code that runs, and what is forced; how
+// a batch lies on the teams; which of several ways is taken.
 #include "check.h"
 #include "ways.h"
 
@@ -23,7 +23,8 @@ std::string tiled(int64_t B, int most, int64_t room) {
          std::to_string(t.rounds);
 }
 
-// What a device with room for so many teams of the tried ways takes, and the sequences of a team.
+// What a device with room for so many teams of the tried ways takes, and the sequences of a
+// team.
 std::string taken(int H, int B, bool backward, int most, std::initializer_list<int> rooms,
                   const char* choice = nullptr) {
   const Ways ways = ways_for(H, false, 90, choice);
@@ -35,8 +36,8 @@ std::string taken(int H, int B, bool backward, int most, std::initializer_list<i
     costs[i] = kNever;
     if (room == 0) continue;
     tilings[i] = tile_batch(B, most, room);
-    costs[i] = tilings[i].rounds *
-               round_cost(ways.way[i], H, false, backward, tilings[i].batch);
+    costs[i] =
+        tilings[i].rounds * round_cost(ways.way[i], H, false, backward, tilings[i].batch);
   }
   const int best = cheapest(ways, costs, ways.forced ? kNever : steps_cost(B, H));
   if (best < 0) return "steps";

@@ -1,4 +1,4 @@
-"""Files of a run: strict about what comes in, atomic about what goes out."""
+"""Files of the command line and of runs: strict about what comes in, atomic about what goes out."""
 
 from __future__ import annotations
 
