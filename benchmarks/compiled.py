@@ -83,8 +83,24 @@ class Decoder(nn.Module):
         return F.cross_entropy(self.output(torch.stack(outputs)).flatten(0, 1), ids.flatten())
 
 
+class WithoutLSTM(LanguageModel):
+    """The language model with as many parameters and no recurrence: what torch.compile itself adds
+    to a call, or takes from it."""
+
+    def __init__(self, classes: Classes, E: int, H: int) -> None:
+        super().__init__(classes, E, H)
+        self.embedding = classes.Embedding(SYMBOLS, H)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        y = self.embedding(ids)
+        for parameter in self.lstm.parameters():
+            y = y + parameter.flatten()[0]
+        return F.cross_entropy(self.output(y).flatten(0, 1), ids.flatten())
+
+
 MODELS: dict[str, type[nn.Module]] = {
     "language model": LanguageModel,
+    "the same without its LSTM": WithoutLSTM,
     "tagger": Tagger,
     "decoder loop": Decoder,
 }
