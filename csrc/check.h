@@ -5,6 +5,7 @@
 
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
+#include <torch/headeronly/util/shim_utils.h>
 #include <initializer_list>
 #include <optional>
 #include <sstream>

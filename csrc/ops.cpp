@@ -48,8 +48,8 @@ STABLE_TORCH_LIBRARY(fastchar, m) {
          "Tensor cell, Tensor y, Tensor x, Tensor? table, Tensor w_ih, Tensor w_hh, Tensor h0, "
          "Tensor c0, Tensor? lengths, int padding_idx, bool reverse, bool need_x, "
          "bool need_w_ih, bool need_bias, bool need_h0) "
-         "-> (Tensor grad_x, Tensor grad_w_ih, Tensor grad_bias, Tensor grad_w_hh, "
-         "Tensor grad_h0, Tensor grad_c0)");
+         "-> (Tensor grad_x, Tensor grad_w_ih, Tensor grad_b_ih, Tensor grad_b_hh, "
+         "Tensor grad_w_hh, Tensor grad_h0, Tensor grad_c0)");
   // input [M, K], weight [N, K], grad [M, N]; grad_bias has no elements where it is not needed.
   define(m, "linear(Tensor input, Tensor weight, Tensor? bias) -> Tensor");
   define(m, "linear_input_grad(Tensor grad, Tensor weight) -> Tensor");

@@ -155,12 +155,14 @@ def _(
     need_w_ih: bool,
     need_bias: bool,
     need_h0: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     new = w_hh.new_empty
+    gates = w_ih.shape[0] if need_bias else 0
     return (
         new((x if table is None else table).shape) if need_x else new(0),
         new(w_ih.shape) if need_w_ih else new(0),
-        new(w_ih.shape[0] if need_bias else 0),
+        new(gates),
+        new(gates),
         new(w_hh.shape),
         new(h0.shape) if need_h0 else new(0),
         new(c0.shape),

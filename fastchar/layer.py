@@ -46,13 +46,13 @@ def _backward(
             *(*ctx.saved_tensors, ctx.padding_idx, ctx.reverse),
             *(of_x or of_table, of_w_ih, of_b_ih or of_b_hh, of_h0),
         )
-    grad_x, grad_w_ih, grad_bias, grad_w_hh, grad_h0, grad_c0 = grads
+    grad_x, grad_w_ih, grad_b_ih, grad_b_hh, grad_w_hh, grad_h0, grad_c0 = grads
     return (
         grad_x if of_x else None,
         grad_x if of_table else None,
         grad_w_ih if of_w_ih else None,
-        grad_bias if of_b_ih else None,
-        grad_bias if of_b_hh else None,
+        grad_b_ih if of_b_ih else None,
+        grad_b_hh if of_b_hh else None,
         grad_w_hh,
         grad_h0 if of_h0 else None,
         grad_c0,
@@ -79,7 +79,9 @@ def _by_reference(ctx: Any, *grads: Tensor | None) -> tuple[Tensor, ...]:
     if table is not None:
         grad_x = scatter_add(grad_x, ids, table.shape[0], ctx.padding_idx, False)
     rows = gates.flatten(0, 1)
-    return grad_x, rows.t() @ x.flatten(0, 1), rows.sum(0), grad_w_hh, grad_h0, grad_c0
+    grad_bias = rows.sum(0)
+    grad_w_ih = rows.t() @ x.flatten(0, 1)
+    return grad_x, grad_w_ih, grad_bias, grad_bias, grad_w_hh, grad_h0, grad_c0
 
 
 lstm_layer = differentiable("lstm_layer", _setup, _backward)

@@ -9,12 +9,14 @@ tells which step made it, through what `nn.LSTM` and a decoder's masks do to it 
 Import only with the native library loaded.
 """
 
+import sys
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from fastchar import autograd
 from fastchar.autograd import (
     Grads,
     bare_apply,
@@ -121,9 +123,20 @@ class _Step(Function):
 _apply = bare_apply(_Step)
 
 
+def _backward_is_compiled() -> bool:
+    """Whether compiled autograd is on, which traces backwards: nothing can wait in those."""
+    module: Any = sys.modules.get("torch._dynamo.compiled_autograd")
+    return module is not None and module.compiled_autograd_enabled
+
+
 def lstm_step(x: Tensor, h: Tensor, c: Tensor, *weights: Tensor | None) -> Output:
     """x [B,E], h and c [B,H], w_ih, w_hh and the biases, all contiguous, to (h', c', act)."""
     if not recorded(x, h, c, *weights):
         return _step(x, h, c, *weights)
-    loop = _loop_behind(c.grad_fn, weights) or _Loop(weights)
+    loop = _loop_behind(c.grad_fn, weights)
+    if loop is None:
+        if _backward_is_compiled():
+            output: Output = autograd.lstm_step(x, h, c, *weights)
+            return output
+        loop = _Loop(weights)
     return _apply(loop, loop.token, x, h, c)

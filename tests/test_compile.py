@@ -1,6 +1,7 @@
 """torch.compile(fullgraph=True), dynamic sizes, torch.export, meta and fake tensors."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -384,3 +385,35 @@ def test_graphs_call_the_plain_ops() -> None:
     ours = [name for name in seen if name.startswith("fastchar.")]
     assert len(ours) > 12
     assert all(name.endswith(".plain") for name in ours), ours
+
+
+class Loop(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell = fastchar.LSTMCell(4, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = c = x.new_zeros(x.shape[1], 6)
+        for step in x:
+            h, c = self.cell(step, (h, c))
+        return h
+
+
+@pytest.mark.native
+@pytest.mark.skipif(not CXX, reason="no C++ compiler")
+@pytest.mark.parametrize("make", [lambda: fastchar.LSTM(4, 6), Loop], ids=["LSTM", "LSTMCell"])
+def test_compiled_autograd(make: Callable[[], nn.Module]) -> None:
+    """Compiled autograd over eager modules: two backwards add up to twice the gradients of one."""
+    module, x = make(), torch.randn(5, 3, 4)
+    parameters = list(module.parameters())
+
+    def loss() -> Tensor:
+        first: Tensor = torch.utils._pytree.tree_leaves(module(x))[0]
+        return first.square().sum()
+
+    expected = torch.autograd.grad(loss(), parameters)
+    with torch._dynamo.compiled_autograd._enable(torch.compile):
+        loss().backward()
+        loss().backward()
+    for p, grad in zip(parameters, expected, strict=True):
+        torch.testing.assert_close(p.grad, 2 * grad)

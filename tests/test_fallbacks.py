@@ -84,6 +84,13 @@ def test_the_suite_passes_without_the_kernels(env: dict[str, str]) -> None:
     assert " passed" in done.stdout
 
 
+def test_every_file_is_collected_without_the_kernels() -> None:
+    """No test module needs the native library to be imported: one that did would end the run."""
+    done = python("-m", "pytest", "--collect-only", str(TESTS), FASTCHAR_BACKEND="reference")
+    assert done.returncode == 0, done.stdout
+    assert "test_opcheck.py::test_opcheck" in done.stdout
+
+
 @pytest.mark.native
 def test_forced_instruction_set() -> None:
     """FASTCHAR_CPU_ISA takes each set that the machine has, and names them for a wrong one."""

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.library import opcheck
 
-import fastchar.ops  # noqa: F401  (registers what is checked)
+pytestmark = pytest.mark.native
 
 T, B, E, H, V = 4, 3, 5, 6, 7
 
@@ -70,7 +70,11 @@ def samples() -> list[tuple[str, tuple[object, ...]]]:
     ]  # fmt: skip
 
 
-@pytest.mark.native
+@pytest.fixture(autouse=True)
+def _registered() -> None:
+    from fastchar import ops  # noqa: F401  (not where the library is absent)
+
+
 @pytest.mark.parametrize("k", range(len(samples())))
 def test_opcheck(k: int) -> None:
     """Every op, forward and backward, optional arguments given and not."""
@@ -81,7 +85,6 @@ def test_opcheck(k: int) -> None:
     opcheck(op.plain, tuple(unrecorded))
 
 
-@pytest.mark.native
 def test_every_op_is_sampled() -> None:
     """A new op cannot be forgotten here."""
     defined = {

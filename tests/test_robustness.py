@@ -2,7 +2,10 @@
 
 import gc
 import resource
+import subprocess
+import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -91,6 +94,34 @@ def test_threads_calling_at_once() -> None:
     for worker in workers:
         worker.join()
     assert not wrong
+
+
+MEMORY_ENDS = """
+import resource, torch, fastchar
+modules = torch.nn.LSTM(8, 256), fastchar.LSTM(8, 256), fastchar.Embedding(5, 256)
+small, large = torch.zeros(3, 2, 8), torch.zeros(1000, 1000, 8)
+inputs = small, small, torch.zeros(3, dtype=torch.int64)
+too_large = large, large, torch.zeros(1000, 1000, dtype=torch.int64)
+for module, x in zip(modules, inputs):
+    torch.utils._pytree.tree_leaves(module(x))[0].sum().backward()
+with open("/proc/self/statm") as file:
+    now = int(file.read().split()[0]) * resource.getpagesize()
+for module, x, y in zip(modules, inputs, too_large):
+    resource.setrlimit(resource.RLIMIT_AS, (now + (256 << 20), -1))
+    try:
+        module(y)
+    except RuntimeError as error:
+        print("DefaultCPUAllocator: can't allocate memory" in str(error))
+    resource.setrlimit(resource.RLIMIT_AS, (-1, -1))
+    module(x)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is counted in /proc")
+def test_the_end_of_memory_is_torchs_error() -> None:
+    """Of torch's type and with the words that programs look for, and the process goes on."""
+    done = subprocess.run([sys.executable, "-c", MEMORY_ENDS], capture_output=True, text=True)
+    assert done.stdout.split() == ["True"] * 3, done.stderr
 
 
 @pytest.mark.parametrize("reentrant", [False, True])

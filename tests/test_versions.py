@@ -14,12 +14,17 @@ import fastchar
 ROOT = Path(__file__).parent.parent
 NM = shutil.which("nm")
 SYMBOLS = ROOT / "tests" / "torch-2.11-symbols.txt"
+HEADERS = ROOT / "tests" / "torch-2.11-headers.txt"
 
 
 def setting(pattern: str, file: str = "pyproject.toml") -> str:
     found = re.findall(pattern, (ROOT / file).read_text(), re.MULTILINE)
     assert len(found) == 1, f"{pattern} in {file}: {found}"
     return found[0]
+
+
+def names(file: Path) -> set[str]:
+    return {line for line in file.read_text().splitlines() if not line.startswith("#")}
 
 
 def test_the_oldest_python_is_the_same_everywhere() -> None:
@@ -43,6 +48,7 @@ def test_the_oldest_torch_is_the_same_everywhere() -> None:
     target = setting(r'\("TORCH_TARGET_VERSION", "0x(\w+)"\)', "setup.py")
     assert target == f"{int(major):02x}{int(minor):02x}" + 12 * "0"
     assert SYMBOLS.name == f"torch-{build}-symbols.txt"
+    assert HEADERS.name == f"torch-{build}-headers.txt"
     assert tuple(map(int, torch.__version__.split(".")[:2])) >= (int(major), int(minor))
 
 
@@ -53,7 +59,7 @@ def test_the_library_loads_on_the_oldest_torch(name: str) -> None:
     libraries = [*Path(fastchar.__file__).parent.glob(f"{name}.*so")]
     if not libraries:
         pytest.skip(f"{name} is not built")
-    exported = {line for line in SYMBOLS.read_text().splitlines() if not line.startswith("#")}
+    exported = names(SYMBOLS)
     for library in libraries:
         done = subprocess.run(
             [NM, "-D", "--undefined-only", str(library)], check=True, capture_output=True, text=True
@@ -61,3 +67,13 @@ def test_the_library_loads_on_the_oldest_torch(name: str) -> None:
         needed = set(re.findall(r" U ((?:aoti_)?torch_\w+)", done.stdout))
         assert len(needed) > 20, "the audit looked at the wrong library"
         assert needed <= exported
+
+
+def test_the_sources_compile_on_the_oldest_torch() -> None:
+    """Every macro and function that they take from torch's stable headers is in those of 2.11."""
+    files = [f for f in (ROOT / "csrc").rglob("*.*") if f.suffix in (".h", ".cpp", ".cu", ".cuh")]
+    text = "\n".join(file.read_text() for file in files)
+    macros = set(re.findall(r"\b[A-Z_]*TORCH_[A-Z_]+\b", text)) - {"TORCH_TARGET_VERSION"}
+    needed = macros | set(re.findall(r"\btorch::stable::\w+(?=\()", text))
+    assert len(needed) > 12, "the audit looked at the wrong files"
+    assert needed <= names(HEADERS)

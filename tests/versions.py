@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-TESTS = ("accelerate", "parity_embedding", "parity_loss", "drop_in_samples", "opcheck")
+TESTS = ("accelerate", "layer", "parity_embedding", "parity_loss", "drop_in_samples", "opcheck")
 
 DESCRIBE = """
 import json, platform, sys, sysconfig

@@ -194,7 +194,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> lstm_layer(
   return lstm_sequence(gates, rows.place, w_hh, h0, c0, lengths, reverse, save);
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> lstm_layer_backward(
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> lstm_layer_backward(
     const std::optional<Tensor>& grad_y, const std::optional<Tensor>& grad_h_n,
     const std::optional<Tensor>& grad_c_n, const Tensor& act, const Tensor& cell,
     const Tensor& y, const Tensor& x, const std::optional<Tensor>& table, const Tensor& w_ih,
@@ -213,11 +213,22 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> lstm_layer_backward(
                       ? input_grad(linear_input_grad(gates, w_ih), rows, x, table, padding_idx)
                       : new_output(w_ih, {0});
   if (!need_w_ih && !need_bias) {
-    return {grad_x, new_output(w_ih, {0}), new_output(w_ih, {0}), grad_w_hh, grad_h0, grad_c0};
+    return {grad_x,
+            new_output(w_ih, {0}),
+            new_output(w_ih, {0}),
+            new_output(w_ih, {0}),
+            grad_w_hh,
+            grad_h0,
+            grad_c0};
   }
   auto [grad_w_ih, grad_bias] = linear_weight_grad(gates, rows.rows, need_bias);
   if (!need_w_ih) grad_w_ih = new_output(w_ih, {0});
-  return {grad_x, grad_w_ih, grad_bias, grad_w_hh, grad_h0, grad_c0};
+  // A tensor for each bias: compiled autograd would make one tensor the .grad of both, and add
+  // to it twice.
+  Tensor grad_b_hh = new_output(w_ih, {grad_bias.size(0)});
+  std::memcpy(grad_b_hh.mutable_data_ptr(), grad_bias.const_data_ptr(),
+              static_cast<size_t>(grad_bias.numel()) * grad_bias.element_size());
+  return {grad_x, grad_w_ih, grad_bias, grad_b_hh, grad_w_hh, grad_h0, grad_c0};
 }
 
 STABLE_TORCH_LIBRARY_IMPL(fastchar, CPU, m) {

@@ -20,11 +20,11 @@ inline Tensor new_output(const Tensor& like, const std::vector<int64_t>& sizes) 
   for (int64_t size : sizes) bytes *= size;
   if (bytes < cpu::BlockPool::kSmallest) {
     int32_t dtype = 0;
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(like.get(), &dtype));
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(like.get(), &dtype));
     AtenTensorHandle handle = nullptr;
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
-        static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(), dtype,
-        aoti_torch_device_type_cpu(), 0, &handle));
+    TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()),
+                                                    sizes.data(), strides.data(), dtype,
+                                                    aoti_torch_device_type_cpu(), 0, &handle));
     return Tensor(handle);
   }
   int64_t capacity = 0;

@@ -2,12 +2,14 @@
 // as what a kernel does with them: the launchers' scratch, and blocks for large outputs.
 #pragma once
 
+#include <pthread.h>
 #include <sys/mman.h>
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
 #include <mutex>
-#include <new>
+#include <stdexcept>
+#include <string>
 #include <vector>
 
 namespace fastchar::cpu {
@@ -31,7 +33,11 @@ inline void* allocate_block(int64_t bytes, int64_t* capacity) {
   const int64_t unit = bytes < kHuge ? kPage : kHuge;
   *capacity = (bytes + unit - 1) / unit * unit;
   void* block = std::aligned_alloc(static_cast<size_t>(unit), static_cast<size_t>(*capacity));
-  if (!block) throw std::bad_alloc();
+  if (!block) {  // in torch's words: programs that make do with less memory look for them
+    throw std::runtime_error(
+        "DefaultCPUAllocator: can't allocate memory: you tried to allocate " +
+        std::to_string(*capacity) + " bytes.");
+  }
   advise_huge_pages(block, *capacity);
   return block;
 }
@@ -72,7 +78,7 @@ class BlockPool {
 
   // Never destroyed: tensors may outlive everything static.
   static BlockPool& get() {
-    static BlockPool* pool = new BlockPool;
+    static BlockPool* pool = made();
     return *pool;
   }
 
@@ -114,6 +120,16 @@ class BlockPool {
     void* memory;
     int64_t capacity;
   };
+
+  // A process may be forked, as DataLoader does, while another thread holds the lock, which
+  // nobody would give back in the child.
+  static BlockPool* made() {
+    auto* pool = new BlockPool;
+    pthread_atfork([] { get().mutex_.lock(); }, [] { get().mutex_.unlock(); },
+                   [] { get().mutex_.unlock(); });
+    return pool;
+  }
+
   std::mutex mutex_;
   std::vector<Block> free_;  // oldest first
   int64_t kept_ = 0;

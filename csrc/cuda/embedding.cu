@@ -47,8 +47,8 @@ Tensor sorted_backward(const Tensor& grad, const Tensor& ids, int64_t num_weight
   using torch::stable::detail::from;
   std::array<StableIValue, 5> stack{from(grad), from(ids), from(num_weights), from(padding_idx),
                                     from(scale_grad_by_freq)};
-  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::embedding_dense_backward", "",
-                                                      stack.data(), TORCH_ABI_VERSION));
+  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::embedding_dense_backward", "",
+                                               stack.data(), TORCH_ABI_VERSION));
   return torch::stable::detail::to<Tensor>(stack[0]);
 }
 
