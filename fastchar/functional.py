@@ -22,6 +22,7 @@ from fastchar.reference.layers import (
     check_lengths,
     has_projection,
     mask_padding,
+    one_bias,
     run_layers,
 )
 from fastchar.routing import (
@@ -59,10 +60,9 @@ def embedding(
     tables without rows (whose errors are others) run on torch's own code.
     """
     dtype = None
-    table = weight.dim() == 2 and weight.shape[0] > 0
-    if max_norm is None and not sparse and table and ids_served(input):
+    if max_norm is None and not sparse and ids_served(input):
         dtype = kernel_dtype((weight,))
-    if dtype is None:
+    if dtype is None or weight.dim() != 2 or weight.shape[0] == 0:
         return reference.embedding(
             input, weight, padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse
         )
@@ -130,7 +130,9 @@ def lstm_cell(
     b_hh: Tensor | None = None,
 ) -> State:
     """`torch.lstm_cell`: input [B,E], hx two [B,H] -> (h', c') [B,H]."""
-    _check_cell(input, hx, w_ih, w_hh)
+    _check_pair(hx, "lstm_cell")
+    if not torch.jit.is_tracing():  # a trace's sizes are for others
+        _check_cell(input, hx, w_ih, w_hh)
     if (b_ih is None) != (b_hh is None):  # torch takes one alone
         b_ih, b_hh = b_ih if b_hh is None else b_hh, torch.zeros_like(w_hh[:, 0])
     tensors = [t for t in (input, *hx, w_ih, w_hh, b_ih, b_hh) if t is not None]
@@ -154,7 +156,7 @@ def lstm_cell(
         tensors = [t.to(dtype) for t in tensors]
     x, h, c, w_ih, w_hh, *biases = tensors
     if x.is_cuda:  # cuBLAS makes the products
-        gates = F.linear(h, w_hh, sum(biases[1:], biases[0]) if biases else None)
+        gates = F.linear(h, w_hh, one_bias(*biases) if biases else None)
         h, c = ops.lstm_cell(torch.addmm(gates, x, w_ih.t()), c)
     else:
         b_ih, b_hh = biases or (None, None)
@@ -171,8 +173,7 @@ def _check_pair(hx: State, caller: str) -> None:
 
 
 def _check_cell(x: Tensor, hx: State, w_ih: Tensor, w_hh: Tensor) -> None:
-    """torch.lstm_cell's checks, in its words."""
-    _check_pair(hx, "lstm_cell")
+    """torch.lstm_cell's checks of sizes, in its words."""
     B, E = x.shape
     right = (B, w_hh.shape[1])
     if w_ih.shape[1] == E and hx[0].shape == right and hx[1].shape == right:
@@ -338,7 +339,7 @@ def _run(
 
     def sequence(x: Tensor, weights: Weights, h0: Tensor, c0: Tensor, reverse: bool) -> Result:
         w_ih, w_hh, b_ih, b_hh, _ = weights
-        bias = None if b_ih is None or b_hh is None else b_ih + b_hh
+        bias = one_bias(b_ih, b_hh)
         if folding is not None and not x.is_floating_point():
             folded = linear(folding, w_ih, bias)
             return index_error(ops.lstm_sequence, folded, x, w_hh, h0, c0, lengths, reverse)

@@ -97,13 +97,13 @@ class EmbeddingLSTM(nn.Module):
                 ids,
                 embedding.weight,
                 hx,
-                lstm.weights(),
-                *lstm.stack_options(),
+                lstm._weights(),
+                *lstm._stack_options(),
                 padding_idx=embedding.padding_idx,
                 lengths=lengths,
             )
 
-        return lstm.run_padded(ids, hx, 0, run)
+        return lstm._run_padded(ids, hx, 0, run)
 
     def __prepare_scriptable__(self) -> nn.Module:
         raise NotImplementedError(
