@@ -217,11 +217,9 @@ def lstm(
         with torch.autocast("cpu", enabled=False):
             x, *params = floats([input, *params])
             hx = float_state(hx)
-            y, h_n, c_n = lstm(x, hx, params, *stack, batch_first, lengths=lengths)
-        of_c = low
-        if has_projection(params, has_biases, num_layers, bidirectional):  # torch's keeps c's own
-            of_c = torch.promote_types(low, states[1].dtype if states else input.dtype)
-        return y.to(low), h_n.to(low), c_n.to(of_c)
+            results = lstm(x, hx, params, *stack, batch_first, lengths=lengths)
+        own = states[1].dtype if states else input.dtype
+        return _autocast_results(results, low, own, params, stack)
     low = cuda_autocast_dtype(input)
     if low is not None:
         with torch.autocast("cuda", enabled=False):
@@ -242,6 +240,17 @@ def lstm(
     if lengths is not None:
         lengths = check_lengths(lengths, x)
     return _run(None, x, hx, params, stack, batch_first, lengths, dtype)
+
+
+def _autocast_results(
+    results: Result, low: torch.dtype, own: torch.dtype, params: Sequence[Tensor], stack: Stack
+) -> Result:
+    """In the dtypes of torch's autocast on the CPU, whose projected c keeps its own."""
+    has_biases, num_layers, _, _, bidirectional = stack
+    y, h_n, c_n = cast_results(results, low)
+    if has_projection(params, has_biases, num_layers, bidirectional):
+        c_n = results[2].to(torch.promote_types(low, own))
+    return y, h_n, c_n
 
 
 def embedding_lstm(
@@ -266,8 +275,11 @@ def embedding_lstm(
     the embedded tokens would cost N/V times more.
     """
     stack = (has_biases, num_layers, dropout, train, bidirectional)
+    if hx is not None:
+        _check_pair(hx, "lstm")
     low = autocast_dtype(weight)
     if low is not None:
+        own = weight.dtype if hx is None else hx[1].dtype
         with torch.autocast("cpu", enabled=False):
             table, *params = floats([weight, *params])
             hx = float_state(hx)
@@ -275,9 +287,7 @@ def embedding_lstm(
                 ids, table, hx, params, *stack, batch_first,
                 padding_idx=padding_idx, lengths=lengths,
             )  # fmt: skip
-        return cast_results(results, low)
-    if hx is not None:
-        _check_pair(hx, "lstm")
+        return _autocast_results(results, low, own, params, stack)
     low = cuda_autocast_dtype(weight)
     if low is not None:
         with torch.autocast("cuda", enabled=False):

@@ -96,3 +96,21 @@ def test_autocast_dtypes_of_a_packed_batch(low: torch.dtype, state: torch.dtype 
             y, (h, c) = lstm(packed, hx)
         found.append((y.data.dtype, h.dtype, c.dtype))
     assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("low", HALVES)
+@pytest.mark.parametrize("state", [None, torch.float32, torch.bfloat16])
+def test_autocast_dtypes_of_a_folded_projection(
+    low: torch.dtype, state: torch.dtype | None
+) -> None:
+    """EmbeddingLSTM's are those of the two modules: a projected cell state keeps its own dtype."""
+    embedding, lstm = nn.Embedding(7, 4), nn.LSTM(4, 6, proj_size=3)
+    ids = torch.randint(7, (5, 3))
+    hx = None
+    if state is not None:
+        hx = torch.zeros(1, 3, 3, dtype=state), torch.zeros(1, 3, 6, dtype=state)
+    leaves = torch.utils._pytree.tree_leaves
+    with torch.autocast("cpu", low):
+        theirs = leaves(lstm(embedding(ids), hx))
+        ours = leaves(fastchar.EmbeddingLSTM.from_modules(embedding, lstm)(ids, hx))
+    assert [t.dtype for t in ours] == [t.dtype for t in theirs]
