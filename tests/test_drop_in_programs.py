@@ -9,6 +9,7 @@ import pytest
 import torch
 from test_drop_in_semantics import IDS, OURS, PACKED, TORCHS, Case, H, X, outcome, same, trained
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence
 
 import fastchar
 
@@ -42,6 +43,22 @@ def written(call: Any) -> Case:
             state[..., 0, :] = learned
         sum(s.square().sum() for s in states).backward()
         return [*states, learned.grad]
+
+    return case
+
+
+def detached(make: Any, record: bool = True) -> Case:
+    """Truncated backpropagation through time: states detached in place between two parts."""
+
+    def case(m: Any) -> Any:
+        module, first, second = make(m)
+        with torch.set_grad_enabled(record):
+            states = module(first)[1]
+        for state in states:
+            state.detach_()
+        y, _ = module(second, states)
+        y.square().sum().backward()
+        return [y, *states, *(p.grad for p in module.parameters())]
 
     return case
 
@@ -103,6 +120,14 @@ CASES: dict[str, Case] = {
     "an output written": written(lambda m: [m.LSTM(4, 6)(X)[0]]),
     "a cell's states written": written(lambda m: m.LSTMCell(4, 6)(X[0])),
     "an embedding written": written(lambda m: [m.Embedding(4, 6)(IDS)]),
+    "states detached": detached(lambda m: (m.LSTM(4, 6), X, 2 * X)),
+    "states made under no_grad detached": detached(lambda m: (m.LSTM(4, 6), X, 2 * X), False),
+    "states of two layers detached": detached(
+        lambda m: (m.LSTM(4, 6, 2, bidirectional=True), X, 2 * X)
+    ),
+    "states of a packed batch detached": detached(
+        lambda m: (m.LSTM(4, 6), pack_padded_sequence(X, [5, 3, 2]), X)
+    ),
     "gradients within inference": gradients_within_inference,
     "own names": own_names,
     "own size": own_check("get_expected_hidden_size", lambda *_: (1, 3, 6)),

@@ -145,13 +145,14 @@ def one_bias(b_ih: Tensor | None, b_hh: Tensor | None) -> Tensor | None:
 
 
 def _as_stack(state: Tensor) -> Tensor:
-    """A stack [1,B,*] of one, without a copy where a view does as well.
+    """A stack [1,B,*] of one.
 
-    It doesn't under no_grad: autograd refuses to see what is written into a view made there.
+    No view, which can't be detached in place and, made under no_grad, takes no write that autograd
+    sees; in inference mode, where there is neither, it saves the copy.
     """
-    seen = torch.compiler.is_compiling() or torch.is_grad_enabled()
-    view = state.unsqueeze(0)
-    return view if seen or torch.is_inference_mode_enabled() else view.clone()
+    if not torch.compiler.is_compiling() and torch.is_inference_mode_enabled():
+        return state.unsqueeze(0)
+    return torch.stack((state,))
 
 
 def zero_state(params: Sequence[Tensor], batch: int, num_layers: int, bidirectional: bool) -> State:
