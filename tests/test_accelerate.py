@@ -101,6 +101,8 @@ def test_from_modules() -> None:
     before = lstm(embedding(ids))
     pair = fastchar.EmbeddingLSTM.from_modules(embedding, lstm)
     assert pair.embedding.weight is embedding.weight
+    assert pair.training
+    assert not fastchar.EmbeddingLSTM.from_modules(embedding.eval(), lstm.eval()).training
     torch.testing.assert_close(pair(ids), before)
     with pytest.raises(ValueError, match="expected input_size 4"):
         fastchar.EmbeddingLSTM.from_modules(embedding, nn.LSTM(3, 5))
