@@ -32,7 +32,7 @@ def recorded(*args: Any) -> bool:
     if torch.is_grad_enabled():
         for arg in args:
             if isinstance(arg, Tensor) and arg.requires_grad:
-                return True
+                return torch.compiler.is_compiling() or not torch.is_inference_mode_enabled()
     return False
 
 
@@ -160,9 +160,16 @@ def _step_backward(ctx: Any, *grads: Tensor | None) -> Grads:
         grad_c,
         gates.t() @ x if of_ih else None,
         gates.t() @ h if of_hh else None,
-        bias if of_b_ih else None,
-        bias if of_b_hh else None,
+        *for_both(bias, of_b_ih, of_b_hh),
     )
+
+
+def for_both(bias: Tensor | None, of_b_ih: bool, of_b_hh: bool) -> tuple[Tensor | None, ...]:
+    """The biases' one gradient, as two tensors: what is done to one in place is none of the
+    other's business."""
+    if bias is None or not (of_b_ih and of_b_hh):
+        return bias if of_b_ih else None, bias if of_b_hh else None
+    return bias, bias.clone()
 
 
 def step_weight_gradients(
@@ -175,7 +182,7 @@ def step_weight_gradients(
     need_bias = needs[2] or needs[3]
     grad_ih, grad_bias = _weight_gradients(gates, x, needs[0], need_bias)
     grad_hh, _ = _weight_gradients(gates, h, needs[1], False)
-    return grad_ih, grad_hh, *(grad_bias if need else None for need in needs[2:])
+    return grad_ih, grad_hh, *for_both(grad_bias, *needs[2:])
 
 
 def _weight_gradients(

@@ -22,6 +22,7 @@ from fastchar.reference.layers import (
     check_lengths,
     has_projection,
     mask_padding,
+    one_bias,
     run_layers,
 )
 from fastchar.routing import (
@@ -59,10 +60,9 @@ def embedding(
     tables without rows (whose errors are others) run on torch's own code.
     """
     dtype = None
-    table = weight.dim() == 2 and weight.shape[0] > 0
-    if max_norm is None and not sparse and table and ids_served(input):
+    if max_norm is None and not sparse and ids_served(input):
         dtype = kernel_dtype((weight,))
-    if dtype is None:
+    if dtype is None or weight.dim() != 2 or weight.shape[0] == 0:
         return reference.embedding(
             input, weight, padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse
         )
@@ -130,7 +130,9 @@ def lstm_cell(
     b_hh: Tensor | None = None,
 ) -> State:
     """`torch.lstm_cell`: input [B,E], hx two [B,H] -> (h', c') [B,H]."""
-    _check_cell(input, hx, w_ih, w_hh)
+    _check_pair(hx, "lstm_cell")
+    if not torch.jit.is_tracing():  # a trace's sizes are for others
+        _check_cell(input, hx, w_ih, w_hh)
     if (b_ih is None) != (b_hh is None):  # torch takes one alone
         b_ih, b_hh = b_ih if b_hh is None else b_hh, torch.zeros_like(w_hh[:, 0])
     tensors = [t for t in (input, *hx, w_ih, w_hh, b_ih, b_hh) if t is not None]
@@ -154,7 +156,7 @@ def lstm_cell(
         tensors = [t.to(dtype) for t in tensors]
     x, h, c, w_ih, w_hh, *biases = tensors
     if x.is_cuda:  # cuBLAS makes the products
-        gates = F.linear(h, w_hh, sum(biases[1:], biases[0]) if biases else None)
+        gates = F.linear(h, w_hh, one_bias(*biases) if biases else None)
         h, c = ops.lstm_cell(torch.addmm(gates, x, w_ih.t()), c)
     else:
         b_ih, b_hh = biases or (None, None)
@@ -171,8 +173,7 @@ def _check_pair(hx: State, caller: str) -> None:
 
 
 def _check_cell(x: Tensor, hx: State, w_ih: Tensor, w_hh: Tensor) -> None:
-    """torch.lstm_cell's checks, in its words."""
-    _check_pair(hx, "lstm_cell")
+    """torch.lstm_cell's checks of sizes, in its words."""
     B, E = x.shape
     right = (B, w_hh.shape[1])
     if w_ih.shape[1] == E and hx[0].shape == right and hx[1].shape == right:
@@ -216,11 +217,9 @@ def lstm(
         with torch.autocast("cpu", enabled=False):
             x, *params = floats([input, *params])
             hx = float_state(hx)
-            y, h_n, c_n = lstm(x, hx, params, *stack, batch_first, lengths=lengths)
-        of_c = low
-        if has_projection(params, has_biases, num_layers, bidirectional):  # torch's keeps c's own
-            of_c = torch.promote_types(low, states[1].dtype if states else input.dtype)
-        return y.to(low), h_n.to(low), c_n.to(of_c)
+            results = lstm(x, hx, params, *stack, batch_first, lengths=lengths)
+        own = states[1].dtype if states else input.dtype
+        return _autocast_results(results, low, own, params, stack)
     low = cuda_autocast_dtype(input)
     if low is not None:
         with torch.autocast("cuda", enabled=False):
@@ -241,6 +240,17 @@ def lstm(
     if lengths is not None:
         lengths = check_lengths(lengths, x)
     return _run(None, x, hx, params, stack, batch_first, lengths, dtype)
+
+
+def _autocast_results(
+    results: Result, low: torch.dtype, own: torch.dtype, params: Sequence[Tensor], stack: Stack
+) -> Result:
+    """In the dtypes of torch's autocast on the CPU, whose projected c keeps its own."""
+    has_biases, num_layers, _, _, bidirectional = stack
+    y, h_n, c_n = cast_results(results, low)
+    if has_projection(params, has_biases, num_layers, bidirectional):
+        c_n = results[2].to(torch.promote_types(low, own))
+    return y, h_n, c_n
 
 
 def embedding_lstm(
@@ -265,8 +275,11 @@ def embedding_lstm(
     the embedded tokens would cost N/V times more.
     """
     stack = (has_biases, num_layers, dropout, train, bidirectional)
+    if hx is not None:
+        _check_pair(hx, "lstm")
     low = autocast_dtype(weight)
     if low is not None:
+        own = weight.dtype if hx is None else hx[1].dtype
         with torch.autocast("cpu", enabled=False):
             table, *params = floats([weight, *params])
             hx = float_state(hx)
@@ -274,9 +287,7 @@ def embedding_lstm(
                 ids, table, hx, params, *stack, batch_first,
                 padding_idx=padding_idx, lengths=lengths,
             )  # fmt: skip
-        return cast_results(results, low)
-    if hx is not None:
-        _check_pair(hx, "lstm")
+        return _autocast_results(results, low, own, params, stack)
     low = cuda_autocast_dtype(weight)
     if low is not None:
         with torch.autocast("cuda", enabled=False):
@@ -343,7 +354,7 @@ def _run(
 
     def sequence(x: Tensor, weights: Weights, h0: Tensor, c0: Tensor, reverse: bool) -> Result:
         w_ih, w_hh, b_ih, b_hh, _ = weights
-        bias = None if b_ih is None or b_hh is None else b_ih + b_hh
+        bias = one_bias(b_ih, b_hh)
         if folding is not None and not x.is_floating_point():
             folded = linear(folding, w_ih, bias)
             return index_error(ops.lstm_sequence, folded, x, w_hh, h0, c0, lengths, reverse)

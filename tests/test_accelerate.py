@@ -101,6 +101,8 @@ def test_from_modules() -> None:
     before = lstm(embedding(ids))
     pair = fastchar.EmbeddingLSTM.from_modules(embedding, lstm)
     assert pair.embedding.weight is embedding.weight
+    assert pair.training
+    assert not fastchar.EmbeddingLSTM.from_modules(embedding.eval(), lstm.eval()).training
     torch.testing.assert_close(pair(ids), before)
     with pytest.raises(ValueError, match="expected input_size 4"):
         fastchar.EmbeddingLSTM.from_modules(embedding, nn.LSTM(3, 5))
@@ -183,14 +185,18 @@ def test_what_others_made_of_a_module(make: Callable[[], nn.Module]) -> None:
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 def test_quantized_and_scripted_modules_are_left_alone() -> None:
     """They have no weights of ours to run; and quantizing the rest of a model leaves ours alone."""
     model = nn.ModuleDict({"lstm": nn.LSTM(4, 5), "head": nn.Linear(5, 2)})
     quantized = torch.ao.quantization.quantize_dynamic(model)
     kind = type(quantized["lstm"])
     assert type(fastchar.accelerate(quantized)["lstm"]) is kind
-    scripted = nn.ModuleList([torch.jit.script(nn.LSTM(4, 5))])
-    assert isinstance(fastchar.accelerate(scripted)[0], torch.jit.ScriptModule)
+    scripted = torch.jit.script(nn.Sequential(nn.LSTM(4, 5)))
+    traced = torch.jit.trace(nn.LSTM(4, 5), torch.randn(6, 3, 4))
+    for compiled in (scripted, traced):
+        assert isinstance(fastchar.accelerate(compiled), torch.jit.ScriptModule)
+        assert compiled(torch.randn(6, 3, 4))[0].shape == (6, 3, 5)
     ours = torch.ao.quantization.quantize_dynamic(fastchar.accelerate(model))
     assert type(ours["lstm"]) is fastchar.LSTM
     assert "quantized" in type(ours["head"]).__module__

@@ -119,7 +119,7 @@ class OwnCheck(nn.LSTM):
 class OwnWeights(nn.LSTM):
     """Its method has the name of one of ours."""
 
-    def weights(self) -> int:
+    def _weights(self) -> int:
         return 7
 
 
@@ -133,7 +133,7 @@ class OwnParameter(nn.LSTM):
 
     def __init__(self, *args: int) -> None:
         super().__init__(*args)
-        self.weights = nn.Parameter(torch.ones(2))
+        self._weights = nn.Parameter(torch.ones(2))
 
 
 @pytest.mark.parametrize("cls", [OwnCheck, OwnWeights, OwnPickle, OwnParameter])

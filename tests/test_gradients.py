@@ -117,6 +117,31 @@ def test_gradient_penalty_trains(case: str) -> None:
             torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("ours", [functional.embedding, fastchar.reference.embedding])
+def test_second_order_of_a_row_without_gradient(ours: Any) -> None:
+    """padding_idx's row has none of the first, so what comes back through it counts for nothing."""
+    (weight,) = leaves((V, E))
+    found = []
+    for call in (ours, F.embedding):
+        (first,) = grad(call(IDS, weight, 2).pow(3).sum(), weight, create_graph=True)
+        found.append(grad(first.pow(2).sum() + first.sum(), weight)[0])
+    assert (IDS == 2).any()
+    assert not found[0][2].any()
+    torch.testing.assert_close(*found)
+
+
+def test_second_order_of_frequencies() -> None:
+    """scale_grad_by_freq divides a row's gradient by how often it was looked up, and in the same
+    way the derivative of that gradient by what came in."""
+    (weight,) = leaves((V, E))
+    counts = torch.bincount(IDS.flatten(), minlength=V).clamp(min=1).to(D).unsqueeze(1)
+    v = torch.randn(T, B, E, dtype=D, requires_grad=True)
+    rows = functional.embedding(IDS, weight, scale_grad_by_freq=True)
+    (first,) = grad(rows, weight, v, create_graph=True)
+    u = torch.randn(V, E, dtype=D)
+    torch.testing.assert_close(grad(first, v, u)[0], (u / counts)[IDS])
+
+
 @pytest.mark.native
 def test_backward_ops_refuse_to_be_differentiated() -> None:
     """A direct second derivative of a backward op is an error, never a silent zero or None."""

@@ -96,3 +96,64 @@ def test_autocast_dtypes_of_a_packed_batch(low: torch.dtype, state: torch.dtype 
             y, (h, c) = lstm(packed, hx)
         found.append((y.data.dtype, h.dtype, c.dtype))
     assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("low", HALVES)
+@pytest.mark.parametrize("state", [None, torch.float32, torch.bfloat16])
+def test_autocast_dtypes_of_a_folded_projection(
+    low: torch.dtype, state: torch.dtype | None
+) -> None:
+    """EmbeddingLSTM's are those of the two modules: a projected cell state keeps its own dtype."""
+    embedding, lstm = nn.Embedding(7, 4), nn.LSTM(4, 6, proj_size=3)
+    ids = torch.randint(7, (5, 3))
+    hx = None
+    if state is not None:
+        hx = torch.zeros(1, 3, 3, dtype=state), torch.zeros(1, 3, 6, dtype=state)
+    leaves = torch.utils._pytree.tree_leaves
+    with torch.autocast("cpu", low):
+        theirs = leaves(lstm(embedding(ids), hx))
+        ours = leaves(fastchar.EmbeddingLSTM.from_modules(embedding, lstm)(ids, hx))
+    assert [t.dtype for t in ours] == [t.dtype for t in theirs]
+
+
+@pytest.mark.native
+@pytest.mark.parametrize("low", HALVES)
+def test_autocast_rounds_once(low: torch.dtype) -> None:
+    """All is float32 inside, the cell's state from step to step too: the results under autocast are
+    float32's, rounded at the end."""
+    x, ids = torch.randn(40, 5, 8), torch.randint(9, (40, 5))
+    for module, given in (
+        (fastchar.LSTM(8, 12, 2, bidirectional=True), x),
+        (fastchar.EmbeddingLSTM(9, 8, 12), ids),
+    ):
+        leaves = torch.utils._pytree.tree_leaves
+        with torch.no_grad():
+            exact = leaves(module(given))
+            with torch.autocast("cpu", low):
+                found = leaves(module(given))
+        for a, b in zip(found, exact, strict=True):
+            assert torch.equal(a, b.to(low))
+
+
+@pytest.mark.parametrize("low", HALVES)
+def test_autocast_leaves_doubles_alone(low: torch.dtype) -> None:
+    """As torch's does: results and gradients of float64 modules are those without it."""
+    x = torch.randn(5, 3, 4, dtype=torch.float64)
+    lengths = torch.tensor([5, 0, 2])
+    for ours, theirs, given in (
+        (fastchar.LSTM, nn.LSTM, x),
+        (fastchar.LSTMCell, nn.LSTMCell, x[0]),
+    ):
+        mine, its = ours(4, 6, dtype=x.dtype), theirs(4, 6, dtype=x.dtype)
+        mine.load_state_dict(its.state_dict())
+        leaves = torch.utils._pytree.tree_leaves
+        with torch.autocast("cpu", low):
+            a, b = leaves(mine(given)), leaves(its(given))
+            if ours is fastchar.LSTM:
+                ragged = leaves(mine(given, lengths=lengths))
+                assert {t.dtype for t in ragged} == {x.dtype}
+        torch.testing.assert_close(a, b)
+        grads = [
+            torch.autograd.grad(r[0].sum(), list(m.parameters())) for r, m in ((a, mine), (b, its))
+        ]
+        torch.testing.assert_close(*grads)

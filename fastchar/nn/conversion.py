@@ -46,5 +46,7 @@ def convert(module: M) -> M:
         body = {k: v for k, v in vars(cls).items() if k not in ("__dict__", "__weakref__")}
         module.__class__ = type(cls.__name__, (OURS[cls.__base__],), body)
     elif not parametrize.is_parametrized(module):
-        module.__class__ = accelerated(module) or cls
+        made = accelerated(module)
+        if made is not None:  # a traced module doesn't survive an assignment, even of its own class
+            module.__class__ = made
     return module

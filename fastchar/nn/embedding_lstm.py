@@ -11,6 +11,7 @@ from fastchar import functional
 from fastchar.nn.conversion import convert
 from fastchar.nn.embedding import Embedding
 from fastchar.nn.lstm import LSTM, State
+from fastchar.reference.layers import check_lengths, mask_padding
 
 
 class EmbeddingLSTM(nn.Module):
@@ -21,7 +22,8 @@ class EmbeddingLSTM(nn.Module):
     padding are never looked up. IndexError for an id outside 0..V-1.
 
     Its parameters are `embedding.weight` and `lstm.*`, so the state_dict of a model with those two
-    modules loads. Forward hooks of the two submodules do not run: there is no embedded input.
+    modules loads. Where a submodule has hooks, was replaced by one with another forward or was
+    given an option that the fold can't keep, the two are called one after the other instead.
     """
 
     def __init__(
@@ -57,8 +59,8 @@ class EmbeddingLSTM(nn.Module):
     def from_modules(cls, embedding: nn.Embedding, lstm: nn.Module) -> EmbeddingLSTM:
         """An `nn.Embedding` and the `nn.LSTM` that reads it, as one; both become ours, in place.
 
-        TypeError for other modules, and for those whose forward is somebody's own, which would not
-        run; ValueError unless the sizes fit and the embedding's options leave the fold exact.
+        TypeError for other modules, and for those whose forward is somebody's own, which can't be
+        folded; ValueError unless the sizes fit and the embedding's options leave the fold exact.
         """
         parts = (("embedding", convert(embedding), Embedding), ("lstm", convert(lstm), LSTM))
         for name, module, ours in parts:
@@ -75,7 +77,7 @@ class EmbeddingLSTM(nn.Module):
                 f"lstm: expected input_size {embedding.embedding_dim}, the embedding's dimension, "
                 f"got {lstm.input_size}"
             )
-        if embedding.max_norm is not None or embedding.scale_grad_by_freq or embedding.sparse:
+        if not _foldable(embedding):
             raise ValueError(
                 "embedding: expected none of max_norm, scale_grad_by_freq and sparse, which need "
                 f"the embedded tokens; got {embedding}"
@@ -91,21 +93,55 @@ class EmbeddingLSTM(nn.Module):
         self, ids: Tensor, hx: State | None = None, *, lengths: Tensor | None = None
     ) -> tuple[Tensor, State]:
         embedding, lstm = self.embedding, self.lstm
+        if not (_as_made(embedding, Embedding) and _as_made(lstm, LSTM) and _foldable(embedding)):
+            return self._one_after_the_other(ids, hx, lengths)
 
         def run(ids: Tensor, hx: State | None) -> tuple[Tensor, Tensor, Tensor]:
             return functional.embedding_lstm(
                 ids,
                 embedding.weight,
                 hx,
-                lstm.weights(),
-                *lstm.stack_options(),
+                lstm._weights(),
+                *lstm._stack_options(),
                 padding_idx=embedding.padding_idx,
                 lengths=lengths,
             )
 
-        return lstm.run_padded(ids, hx, 0, run)
+        return lstm._run_padded(ids, hx, 0, run)
+
+    def _one_after_the_other(
+        self, ids: Tensor, hx: State | None, lengths: Tensor | None
+    ) -> tuple[Tensor, State]:
+        if lengths is None:
+            return self.lstm(self.embedding(ids), hx)
+        turned = self.lstm.batch_first and ids.dim() == 2
+        by_step = ids.t() if turned else ids.reshape(ids.shape[0], -1)
+        by_step = mask_padding(by_step, check_lengths(lengths, by_step))
+        known = by_step.t() if turned else by_step.reshape(ids.shape)
+        return self.lstm(self.embedding(known), hx, lengths=lengths)
 
     def __prepare_scriptable__(self) -> nn.Module:
         raise NotImplementedError(
             "torch.jit.script can't compile an EmbeddingLSTM; torch.jit.trace and torch.export can"
         )
+
+
+def _as_made(module: nn.Module, cls: type[nn.Module]) -> bool:
+    """Whether a call of `module` would run the forward of `cls` and nothing besides.
+
+    Not so with hooks (older weight norm, pruning and FSDP are made of them), and where an adapter
+    or somebody's own class stands in the place.
+    """
+    return (
+        type(module).forward is cls.forward
+        and "forward" not in vars(module)
+        and not module._forward_pre_hooks
+        and not module._forward_hooks
+        and not module._backward_pre_hooks
+        and not module._backward_hooks
+    )
+
+
+def _foldable(embedding: nn.Embedding) -> bool:
+    """Whether the embedding's options are those of a plain product."""
+    return embedding.max_norm is None and not embedding.scale_grad_by_freq and not embedding.sparse

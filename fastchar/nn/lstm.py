@@ -46,11 +46,11 @@ class LSTM(nn.RNNBase):
             return self._forward_packed(input, hx)
 
         def run(x: Tensor, hx: State | None) -> tuple[Tensor, Tensor, Tensor]:
-            return functional.lstm(x, hx, self.weights(), *self.stack_options(), lengths=lengths)
+            return functional.lstm(x, hx, self._weights(), *self._stack_options(), lengths=lengths)
 
-        return self.run_padded(input, hx, 1, run)
+        return self._run_padded(input, hx, 1, run)
 
-    def run_padded(
+    def _run_padded(
         self, input: Tensor, hx: State | None, features: int, run: Run
     ) -> tuple[Tensor, State]:
         """Checks arguments, and calls `run` on the batched form; the results in input's form.
@@ -65,7 +65,7 @@ class LSTM(nn.RNNBase):
         batched = input.dim() == 2 + features
         batch_dim = 0 if self.batch_first else 1
         x = input if batched else input.unsqueeze(batch_dim)
-        if features:
+        if features and hx is None:
             self.check_input(x, None)
         if hx is not None:
             form = "batched 3-D" if batched else "unbatched 2-D"
@@ -77,22 +77,24 @@ class LSTM(nn.RNNBase):
                 )
             if not batched:
                 hx = (hx[0].unsqueeze(1), hx[1].unsqueeze(1))
-            self._check_state(hx, x.size(batch_dim))
+            if features:
+                self.check_forward_args(x, hx, None)
+            else:
+                self._check_states(x, hx)
         y, h_n, c_n = run(x, hx)
         if not batched:
             return y.squeeze(batch_dim), (h_n.squeeze(1), c_n.squeeze(1))
         return y, (h_n, c_n)
 
     permute_hidden: Any = nn.LSTM.permute_hidden
-    # Ours has no use for them; code that was written for nn.LSTM may call them.
     check_forward_args: Any = nn.LSTM.check_forward_args
     get_expected_cell_size: Any = nn.LSTM.get_expected_cell_size
 
-    def weights(self) -> list[Tensor]:
+    def _weights(self) -> list[Tensor]:
         """Parameters in `torch.lstm`'s order, read by name: whatever stands there now counts."""
         return [getattr(self, name) for name in self._flat_weights_names]
 
-    def stack_options(self) -> tuple[bool, int, float, bool, bool, bool]:
+    def _stack_options(self) -> tuple[bool, int, float, bool, bool, bool]:
         """`torch.lstm`'s arguments after the parameters."""
         return (
             self.bias,
@@ -111,7 +113,7 @@ class LSTM(nn.RNNBase):
         if hx is not None:
             hx = self.permute_hidden(hx, sorted_indices)
         output, h_n, c_n = packed_lstm.lstm_packed(
-            data, batch_sizes, hx, self.weights(), *self.stack_options()[:5]
+            data, batch_sizes, hx, self._weights(), *self._stack_options()[:5]
         )
         state = self.permute_hidden((h_n, c_n), unsorted_indices)
         return PackedSequence(output, batch_sizes, sorted_indices, unsorted_indices), state
@@ -133,13 +135,11 @@ class LSTM(nn.RNNBase):
                 f"Expected {self.input_size}, got {input.size(-1)}"
             )
 
-    def _check_state(self, hx: State, batch: int) -> None:
-        count = self.num_layers * (2 if self.bidirectional else 1)
-        sizes = (self.proj_size or self.hidden_size, self.hidden_size)
+    def _check_states(self, ids: Tensor, hx: State) -> None:
+        """`check_forward_args` where the input has no features to check."""
+        sizes = (self.get_expected_hidden_size(ids, None), self.get_expected_cell_size(ids, None))
         for k in range(2):
-            self.check_hidden_size(
-                hx[k], (count, batch, sizes[k]), f"Expected hidden[{k}] size {{}}, got {{}}"
-            )
+            self.check_hidden_size(hx[k], sizes[k], f"Expected hidden[{k}] size {{}}, got {{}}")
 
     def __prepare_scriptable__(self) -> nn.Module:
         return torchs_twin(self, LSTM, nn.LSTM)

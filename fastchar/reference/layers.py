@@ -42,7 +42,7 @@ def lstm(
         x: Tensor, weights: Weights, h0: Tensor, c0: Tensor, reverse: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
         w_ih, w_hh, b_ih, b_hh, w_hr = weights
-        gates = F.linear(x, w_ih, None if b_ih is None or b_hh is None else b_ih + b_hh)
+        gates = F.linear(x, w_ih, one_bias(b_ih, b_hh))
         return lstm_sequence(gates, None, w_hh, h0, c0, lengths, reverse, w_hr)[:3]
 
     y, h_n, c_n = run_layers(
@@ -133,8 +133,26 @@ def run_layers(
             c_n.append(c)
         x = outputs[0] if D == 1 else torch.cat(outputs, -1)
     if len(h_n) == 1:
-        return x, h_n[0].unsqueeze(0), c_n[0].unsqueeze(0)
+        return x, _as_stack(h_n[0]), _as_stack(c_n[0])
     return x, torch.stack(h_n), torch.stack(c_n)
+
+
+def one_bias(b_ih: Tensor | None, b_hh: Tensor | None) -> Tensor | None:
+    """b_ih + b_hh, each with a gradient of its own: a plain sum's are one tensor, twice."""
+    if b_ih is None or b_hh is None:
+        return None
+    return b_ih + (1 * b_hh if torch.is_grad_enabled() else b_hh)
+
+
+def _as_stack(state: Tensor) -> Tensor:
+    """A stack [1,B,*] of one.
+
+    No view, which can't be detached in place and, made under no_grad, takes no write that autograd
+    sees; in inference mode, where there is neither, it saves the copy.
+    """
+    if not torch.compiler.is_compiling() and torch.is_inference_mode_enabled():
+        return state.unsqueeze(0)
+    return torch.stack((state,))
 
 
 def zero_state(params: Sequence[Tensor], batch: int, num_layers: int, bidirectional: bool) -> State:

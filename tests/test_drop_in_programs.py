@@ -1,0 +1,190 @@
+"""What programs do with results, gradients and subclasses, asked of ours beside torch's.
+
+As in `test_drop_in_semantics.py`: a case must end the same with our classes as with torch's.
+"""
+
+from typing import Any
+
+import pytest
+import torch
+from test_drop_in_semantics import IDS, OURS, PACKED, TORCHS, Case, H, X, outcome, same, trained
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence
+
+import fastchar
+
+
+def clipped(make: Any) -> Case:
+    """Gradients in a tuple, each scaled in place: as clipping without an optimizer is written."""
+
+    def case(m: Any) -> Any:
+        module, call = make(m)
+        y = call(module)
+        grads = torch.autograd.grad(sum(t.sum() for t in y), list(module.parameters()))
+        for grad in grads:
+            grad.mul_(0.5)
+        return grads
+
+    return case
+
+
+def twice(cell: Any) -> Any:
+    return cell(X[1], cell(X[0]))
+
+
+def written(call: Any) -> Case:
+    """A learned start is written into states that a first part without gradients left."""
+
+    def case(m: Any) -> Any:
+        learned = torch.ones(6, requires_grad=True)
+        with torch.no_grad():
+            states = call(m)
+        for state in states:
+            state[..., 0, :] = learned
+        sum(s.square().sum() for s in states).backward()
+        return [*states, learned.grad]
+
+    return case
+
+
+def detached(make: Any, record: bool = True) -> Case:
+    """Truncated backpropagation through time: states detached in place between two parts."""
+
+    def case(m: Any) -> Any:
+        module, first, second = make(m)
+        with torch.set_grad_enabled(record):
+            states = module(first)[1]
+        for state in states:
+            state.detach_()
+        y, _ = module(second, states)
+        y.square().sum().backward()
+        return [y, *states, *(p.grad for p in module.parameters())]
+
+    return case
+
+
+def gradients_within_inference(m: Any) -> Any:
+    """enable_grad inside inference_mode, as of a decorated method: nothing is recorded."""
+    lstm, cell, embedding = m.LSTM(4, 6), m.LSTMCell(4, 6), m.Embedding(4, 3)
+    with torch.inference_mode(), torch.enable_grad():
+        x = X * 1
+        found = [lstm(x), lstm(x, (H * 1, H * 1)), lstm(PACKED)[1], cell(x[0]), embedding(IDS)]
+    return found, [t.is_inference() for t in torch.utils._pytree.tree_leaves(found)]
+
+
+def own_names(m: Any) -> Any:
+    """Subclasses give their attributes names of their own choice."""
+
+    class Attending(m.LSTM):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            super().__init__(4, 6)
+            self.weights = nn.Linear(6, 1)
+            self.options, self.run, self.state = 3, True, None
+
+        def forward(self, x: Tensor) -> Tensor:
+            y, _ = super().forward(x)
+            return y * self.weights(y).softmax(0)
+
+    return trained(Attending(), X)
+
+
+def own_check(name: str, value: Any) -> Case:
+    """A subclass's own check of a state, or idea of its size, is what counts."""
+
+    def case(m: Any) -> Any:
+        cls = type("Own", (m.LSTM,), {name: value})
+        return cls(4, 6)(X, (H, H))
+
+    return case
+
+
+def refuse(*_: Any) -> None:
+    raise KeyError("mine")
+
+
+def of_lstm(*args: Any, **kwargs: Any) -> Any:
+    return lambda m: (m.LSTM(*args, **kwargs), lambda lstm: [lstm(X)[0]])
+
+
+CASES: dict[str, Case] = {
+    "clipped": clipped(of_lstm(4, 6)),
+    "clipped, two layers": clipped(of_lstm(4, 6, 2, bidirectional=True)),
+    "clipped, projected": clipped(of_lstm(4, 6, proj_size=2)),
+    "clipped, packed": clipped(
+        lambda m: (m.LSTM(4, 6, 2), lambda lstm: [lstm(PACKED)[0].data]),
+    ),
+    "clipped, one step": clipped(lambda m: (m.LSTMCell(4, 6), lambda cell: cell(X[0]))),
+    "clipped, two steps": clipped(lambda m: (m.LSTMCell(4, 6), twice)),
+    "states written": written(lambda m: m.LSTM(4, 6)(X)[1]),
+    "states of two layers written": written(lambda m: m.LSTM(4, 6, 2)(X)[1]),
+    "an output written": written(lambda m: [m.LSTM(4, 6)(X)[0]]),
+    "a cell's states written": written(lambda m: m.LSTMCell(4, 6)(X[0])),
+    "an embedding written": written(lambda m: [m.Embedding(4, 6)(IDS)]),
+    "states detached": detached(lambda m: (m.LSTM(4, 6), X, 2 * X)),
+    "states made under no_grad detached": detached(lambda m: (m.LSTM(4, 6), X, 2 * X), False),
+    "states of two layers detached": detached(
+        lambda m: (m.LSTM(4, 6, 2, bidirectional=True), X, 2 * X)
+    ),
+    "states of a packed batch detached": detached(
+        lambda m: (m.LSTM(4, 6), pack_padded_sequence(X, [5, 3, 2]), X)
+    ),
+    "gradients within inference": gradients_within_inference,
+    "own names": own_names,
+    "own size": own_check("get_expected_hidden_size", lambda *_: (1, 3, 6)),
+}
+
+ERRORS: dict[str, Case] = {
+    "own check of a state": own_check("check_hidden_size", refuse),
+    "own check of all": own_check("check_forward_args", refuse),
+    "another size": own_check("get_expected_hidden_size", lambda *_: (9, 9, 9)),
+    "another size of c": own_check("get_expected_cell_size", lambda *_: (9, 9, 9)),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_same_results(name: str) -> None:
+    """Values, gradients, dtypes and warnings are torch's."""
+    (theirs, _), (ours, _) = outcome(CASES[name], TORCHS), outcome(CASES[name], OURS)
+    assert not isinstance(theirs, Exception), theirs
+    assert not isinstance(ours, Exception), ours
+    same(ours, theirs)
+
+
+@pytest.mark.parametrize("name", ERRORS)
+def test_same_errors(name: str) -> None:
+    (theirs, _), (ours, _) = outcome(ERRORS[name], TORCHS), outcome(ERRORS[name], OURS)
+    assert isinstance(theirs, Exception)
+    assert type(ours) is type(theirs)
+    assert str(ours) == str(theirs)
+
+
+@pytest.mark.parametrize(
+    ("make", "call"),
+    [
+        (lambda: fastchar.LSTM(4, 6), lambda m: m(X)[0]),
+        (lambda: fastchar.LSTM(4, 6), lambda m: m(X, lengths=torch.tensor([5, 0, 2]))[0]),
+        (lambda: fastchar.LSTMCell(4, 6), lambda m: m(X[0])[0]),
+        (lambda: fastchar.EmbeddingLSTM(4, 4, 6), lambda m: m(IDS)[0]),
+    ],
+)
+@pytest.mark.parametrize("compiled", [False, True])
+def test_no_two_gradients_share_memory(make: Any, call: Any, compiled: bool) -> None:
+    """Of the two biases the values are equal; the tensors are two all the same."""
+    module = make()
+    run = torch.compile(call, backend="aot_eager") if compiled else call
+    grads = torch.autograd.grad(run(module).sum(), list(module.parameters()))
+    assert len({grad.untyped_storage().data_ptr() for grad in grads}) == len(grads)
+
+
+@pytest.mark.filterwarnings("error::torch.jit.TracerWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.parametrize(
+    ("make", "given"),
+    [
+        (lambda: fastchar.LSTMCell(4, 6), X[0]),
+        (lambda: fastchar.Embedding(4, 3, padding_idx=0), IDS),
+    ],
+)
+def test_a_trace_warns_of_nothing(make: Any, given: Tensor) -> None:
+    """As torch's two: nothing in it depends on the sizes of the example. (nn.LSTM's does warn.)"""
+    torch.jit.trace(make(), given)
