@@ -85,9 +85,7 @@ class _Loop:
 _HOPS = 3
 
 
-def _loop_behind(
-    node: Any, weights: tuple[Tensor | None, ...], hops: int = _HOPS
-) -> _Loop | None:
+def _loop_behind(node: Any, weights: tuple[Tensor | None, ...], hops: int = _HOPS) -> _Loop | None:
     """The loop with these weights that a state came from; None where there's none that near."""
     loop = getattr(node, "loop", None)
     if isinstance(loop, _Loop) and loop.has(weights):
