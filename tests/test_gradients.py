@@ -130,9 +130,10 @@ def test_second_order_of_a_row_without_gradient(ours: Any) -> None:
     torch.testing.assert_close(*found)
 
 
+@pytest.mark.native
 def test_second_order_of_frequencies() -> None:
     """scale_grad_by_freq divides a row's gradient by how often it was looked up, and in the same
-    way the derivative of that gradient by what came in."""
+    way the derivative of that gradient by what came in (torch's own code leaves it out there)."""
     (weight,) = leaves((V, E))
     counts = torch.bincount(IDS.flatten(), minlength=V).clamp(min=1).to(D).unsqueeze(1)
     v = torch.randn(T, B, E, dtype=D, requires_grad=True)

@@ -83,6 +83,34 @@ def test_gradient_scaler_trains() -> None:
     scaler.step(optimizer)
 
 
+def test_gradient_scaler_within_float16() -> None:
+    """Scaled losses of float16 results: a step's gradients are those without it, and one that
+    overflows float16 on its way back is left out, with half the scale from then on."""
+    module = fastchar.EmbeddingLSTM(7, 4, 6, 2)
+    ids = torch.randint(7, (5, 3))
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+
+    def loss() -> Tensor:
+        with torch.autocast("cpu", torch.float16):
+            return module(ids)[0].float().square().sum()
+
+    plain = torch.autograd.grad(loss(), list(module.parameters()))
+    for scale in (2.0**8, 2.0**40):
+        optimizer.zero_grad()
+        scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+        before = [p.clone() for p in module.parameters()]
+        scaler.scale(loss()).backward()
+        if scale < 2.0**9:
+            scaler.unscale_(optimizer)
+            for p, g in zip(module.parameters(), plain, strict=True):
+                torch.testing.assert_close(p.grad, g, rtol=2e-3, atol=2e-4)
+            continue
+        scaler.step(optimizer)
+        scaler.update()
+        assert scaler.get_scale() == scale / 2
+        assert all(torch.equal(a, b) for a, b in zip(before, module.parameters(), strict=True))
+
+
 @pytest.mark.parametrize("low", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("state", [None, torch.float32, torch.bfloat16])
 def test_autocast_dtypes_of_a_packed_batch(low: torch.dtype, state: torch.dtype | None) -> None:
