@@ -11,7 +11,7 @@ from torch import Tensor
 from fastchar import functional, torch_lstm
 from fastchar.reference.cell import State
 from fastchar.reference.layers import has_projection
-from fastchar.routing import Result, autocast_dtype, floats, kernel_dtype
+from fastchar.routing import Result, autocast_dtype, floats, kernel_dtype, traced
 from fastchar.torch_lstm import Stack
 
 
@@ -66,7 +66,7 @@ def _packed_served(
 ) -> bool:
     """Whether kernels or the reference take a packed batch: what fits, and isn't torch's alone."""
     has_biases, num_layers, _, _, bidirectional = stack
-    if torch.jit.is_tracing() or data.dim() != 2 or data.shape[1] != params[0].shape[1]:
+    if traced() or data.dim() != 2 or data.shape[1] != params[0].shape[1]:
         return False
     states: tuple[Tensor, ...] = ()
     if hx is not None:

@@ -37,6 +37,13 @@ def transforming() -> bool:
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
+def traced() -> bool:
+    """Whether torch.jit traces, or an ONNX exporter: they know torch's own operations only."""
+    return torch.jit.is_tracing() or (
+        torch.compiler.is_exporting() and torch.onnx.is_in_onnx_export()
+    )
+
+
 def transformed(tensors: Sequence[Tensor]) -> bool:
     """Whether something stands before the kernels that only torch's ops respect."""
     return transforming() or not all(_plain(type(tensor)) for tensor in tensors)
@@ -60,9 +67,9 @@ def _plain(cls: type) -> bool:
 def kernel_dtype(tensors: Sequence[Tensor]) -> torch.dtype | None:
     """The dtype in which a kernel serves these floating point tensors; None where none does.
 
-    None of them in a trace: there torch's own are what torch.jit and the ONNX exporter know.
+    None of them where `traced`.
     """
-    if not backend.native() or torch.jit.is_tracing() or transforming():
+    if not backend.native() or traced() or transforming():
         return None
     # One plain loop: a small step would spend as much here as in its kernel.
     dtype, on_cpu = tensors[0].dtype, True

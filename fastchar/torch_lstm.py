@@ -13,7 +13,7 @@ from torch import Tensor
 from fastchar import backend
 from fastchar.reference.cell import State
 from fastchar.reference.layers import check_lengths, mask_padding, zero_state
-from fastchar.routing import Result, transformed
+from fastchar.routing import Result, traced, transformed
 
 Stack = tuple[bool, int, float, bool, bool]  # biases?, layers, dropout, training?, bidirectional?
 
@@ -31,7 +31,7 @@ def serves(lengths: Tensor | None, tensors: Sequence[Tensor]) -> bool:
     if transformed(tensors):
         return False
     mixed = len({(t.dtype, t.device) for t in tensors}) > 1
-    if not (backend.native() or torch.jit.is_tracing() or mixed):
+    if not (backend.native() or traced() or mixed):
         return False
     if lengths is None:
         return True

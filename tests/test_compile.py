@@ -192,6 +192,20 @@ def test_export_round_trip(recorded: bool, tmp_path: Path) -> None:
         torch.testing.assert_close(grads[name].grad, p.grad)
 
 
+def test_an_onnx_exporter_finds_torchs_operations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch.onnx.export(dynamo=True), torch's default, exports first, and knows no op of ours."""
+    monkeypatch.setattr(torch.onnx, "is_in_onnx_export", lambda: True)
+    model = nn.Sequential(fastchar.Embedding(11, 6), fastchar.LSTM(6, 8))
+    cell, tagger = fastchar.LSTMCell(6, 8), Tagger()
+    ids, lengths = batch(7, 5)
+    ops = ""
+    for module, inputs in ((model, (ids,)), (cell, (torch.randn(5, 6),)), (tagger, (ids, lengths))):
+        program = torch.export.export(module, inputs)
+        ops += " ".join(str(node.target) for node in program.graph.nodes)
+    assert "fastchar" not in ops
+    assert "aten.lstm.input" in ops
+
+
 @pytest.mark.native
 @pytest.mark.skipif(not CXX, reason="no C++ compiler")
 def test_the_default_compiler_trains() -> None:
