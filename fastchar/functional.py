@@ -350,7 +350,7 @@ def _run(
     def step(x: Tensor, weights: Weights, h0: Tensor, c0: Tensor, reverse: bool) -> Result:
         w_ih, w_hh, b_ih, b_hh, _ = weights
         h, c = ops.lstm_step(x[0], h0, c0, w_ih, w_hh, b_ih, b_hh)
-        return h.unsqueeze(0).clone(), h, c  # h_n is other memory than y
+        return torch.stack((h,)), h, c  # h_n is other memory than y
 
     def sequence(x: Tensor, weights: Weights, h0: Tensor, c0: Tensor, reverse: bool) -> Result:
         w_ih, w_hh, b_ih, b_hh, _ = weights
