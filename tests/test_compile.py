@@ -1,6 +1,9 @@
 """torch.compile(fullgraph=True), dynamic sizes, torch.export, meta and fake tensors."""
 
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -166,6 +169,21 @@ def exported(model: nn.Module) -> torch.export.ExportedProgram:
     return torch.export.export(model, batch(7, 5), dynamic_shapes=sizes)
 
 
+def elsewhere(load: str, model: nn.Module, folder: Path) -> None:
+    """A process without the model's code calls `load`, Python for a program in a file, and gets
+    the model's results."""
+    inputs = batch(9, 6)
+    torch.save((inputs, [t.detach() for t in model(*inputs)]), folder / "expected.pt")
+    code = f"""
+import torch, fastchar.ops
+inputs, expected = torch.load("expected.pt")
+for a, b in zip({load}(*inputs), expected, strict=True):
+    torch.testing.assert_close(a, b)
+"""
+    environment = {**os.environ, "PYTHONPATH": str(Path(fastchar.__file__).parent.parent)}
+    subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment, check=True)
+
+
 @pytest.mark.native
 @pytest.mark.parametrize("recorded", [True, False])
 def test_export_round_trip(recorded: bool, tmp_path: Path) -> None:
@@ -181,6 +199,7 @@ def test_export_round_trip(recorded: bool, tmp_path: Path) -> None:
         inputs = batch(T, B)
         for a, b in zip(program(*inputs), model(*inputs), strict=True):
             torch.testing.assert_close(a, b)
+    elsewhere("torch.export.load('model.pt2').module()", model, tmp_path)
     if not recorded:
         with pytest.raises(ValueError, match="gradients need save=True"):
             program(*inputs)[0].sum().backward()
@@ -243,6 +262,7 @@ def test_ahead_of_time_compilation_round_trip(tmp_path: Path) -> None:
         inputs = batch(T, B)
         for a, b in zip(loaded(*inputs), model(*inputs), strict=True):
             torch.testing.assert_close(a, b)
+    elsewhere("torch._inductor.aoti_load_package('model.pt2')", model, tmp_path)
 
 
 @pytest.mark.native

@@ -265,6 +265,7 @@ def test_every_parity_test_is_in_one_group():
         assert len(groups) == 1, (name, groups)
 
 
+@pytest.mark.native
 def test_it_needs_only_torch_and_the_test_tools():
     """What it imports, the tests that it runs included, is there on the GPU machine of record."""
     absent = "lightning matplotlib numpy optuna pandas rapidfuzz rich safetensors scipy stanza"
