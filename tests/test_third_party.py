@@ -33,13 +33,18 @@ def subject(name: str):
 
 @pytest.mark.parametrize("name", third_party.SUBJECTS)
 def test_equal_within_the_rule(name: str) -> None:
-    """Every output and every gradient of a training step, against float64."""
+    """Every output and every gradient of a training step, against float64.
+
+    Of several models: a bias's gradient has few elements, whose rounding is a matter of luck.
+    """
     sample = Sample()
-    compared = list(third_party.compare(subject(name)))
-    for result in compared:
-        sample.add(*result)
+    for seed in range(10):
+        torch.manual_seed(seed)
+        compared = list(third_party.compare(subject(name)))
+        for result in compared:
+            sample.add(*result)
+        assert len(compared) >= 10
     sample.check()
-    assert len(compared) >= 10
 
 
 @pytest.mark.parametrize("name", third_party.SUBJECTS)
