@@ -73,6 +73,8 @@ def kernel_dtype(tensors: Sequence[Tensor]) -> torch.dtype | None:
         return None
     # One plain loop: a small step would spend as much here as in its kernel.
     dtype, on_cpu = tensors[0].dtype, True
+    if tensors[0].layout is not torch.strided:  # the input, which torch's cell takes sparse
+        return None
     for tensor in tensors:
         if not _plain(type(tensor)) or tensor.dtype is not dtype:
             return None

@@ -102,7 +102,10 @@ class _Step(Function):
     @staticmethod
     def forward(ctx: Any, loop: _Loop, token: Tensor, x: Tensor, h: Tensor, c: Tensor) -> Output:
         h_new, c_new, act = _step(x, h, c, *loop.weights)
-        ctx.save_for_backward(x, h, c, *loop.weights[:2], act)
+        # As in torch, a weight may be changed if no gradient goes through it.
+        w_ih, w_hh = loop.weights[:2]
+        of_x, of_h = ctx.needs_input_grad[2:4]
+        ctx.save_for_backward(x, h, c, w_ih if of_x else None, w_hh if of_h else None, act)
         ctx.set_materialize_grads(False)
         ctx.loop = loop
         return h_new, c_new, act
@@ -113,6 +116,10 @@ class _Step(Function):
             return (None,) * 5
         x, h, c, w_ih, w_hh, act = ctx.saved_tensors
         need_x, need_h = ctx.needs_input_grad[2:4]
+        if not need_x:
+            w_ih = ctx.loop.weights[0]
+        if not need_h:
+            w_hh = ctx.loop.weights[1]
         gates, grad_x, grad_h, grad_c = step_gradients(grads, act, c, w_ih, w_hh, need_x, need_h)
         ctx.loop.wait(gates, x, h)
         return None, None, grad_x, grad_h, grad_c

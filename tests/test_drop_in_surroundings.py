@@ -353,6 +353,17 @@ def autocast_projection(m: Any) -> Any:
     return [t.dtype for t in leaves((out, packed[0].data, packed[1]))]
 
 
+def weights_changed(m: Any) -> Any:
+    """Before the backward, which needs no weight of a step whose input and state need nothing."""
+    module = m.LSTMCell(4, 6)
+    h, c = module(X[0])
+    with torch.no_grad():
+        for p in module.parameters():
+            p.mul_(2)
+    (h.square().sum() + c.sum()).backward()
+    return h, c, [p.grad for p in module.parameters()]
+
+
 CASES: dict[str, Case] = {
     "batched gradients": batched_gradients,
     "forward mode over a backward": forward_over_backward,
@@ -394,6 +405,8 @@ CASES: dict[str, Case] = {
     "one state seen by all": lambda m: m.LSTM(4, 6)(X, (H[:, :1].expand(1, 3, 6),) * 2),
     "complex": lambda m: m.LSTM(4, 6, dtype=torch.complex64)(X.to(torch.complex64)),
     "sizes of one": lambda m: trained(m.LSTM(1, 1, 2, bidirectional=True), X[:1, :1, :1]),
+    "a cell's sparse input": lambda m: trained(m.LSTMCell(4, 6), X[0].relu().to_sparse()),
+    "a cell's weights changed": weights_changed,
     "named arguments": lambda m: [
         m.LSTM(4, 6)(input=X, hx=(H, H)),
         m.LSTMCell(4, 6)(input=X[0], hx=(H[0], H[0])),
