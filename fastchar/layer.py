@@ -13,6 +13,7 @@ from fastchar.autograd import (
     contiguous,
     differentiable,
     differentiated,
+    for_both,
     last,
     recurrent_weight_grad,
     scatter_add,
@@ -81,7 +82,7 @@ def _by_reference(ctx: Any, *grads: Tensor | None) -> tuple[Tensor, ...]:
     rows = gates.flatten(0, 1)
     grad_bias = rows.sum(0)
     grad_w_ih = rows.t() @ x.flatten(0, 1)
-    return grad_x, grad_w_ih, grad_bias, grad_bias, grad_w_hh, grad_h0, grad_c0
+    return grad_x, grad_w_ih, *for_both(grad_bias, True, True), grad_w_hh, grad_h0, grad_c0
 
 
 lstm_layer = differentiable("lstm_layer", _setup, _backward)

@@ -86,10 +86,13 @@ _HOPS = 3
 
 
 def _loop_behind(node: Any, weights: tuple[Tensor | None, ...], hops: int = _HOPS) -> _Loop | None:
-    """The loop with these weights that a state came from; None where there's none that near."""
+    """The loop with these weights that a state came from; None where there's none that near.
+
+    Behind another loop's step, of another layer or of these weights before a change, it isn't.
+    """
     loop = getattr(node, "loop", None)
-    if isinstance(loop, _Loop) and loop.has(weights):
-        return loop
+    if isinstance(loop, _Loop):
+        return loop if loop.has(weights) else None
     if node is not None and hops:
         for before, _ in node.next_functions:
             loop = _loop_behind(before, weights, hops - 1)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_drop_in_semantics import IDS, OURS, PACKED, TORCHS, Case, H, X, outcome, same, trained
+from drop_in import IDS, PACKED, Case, H, X, ends_the_same, fails_the_same, trained
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
@@ -143,19 +143,14 @@ ERRORS: dict[str, Case] = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_same_results(name: str) -> None:
-    """Values, gradients, dtypes and warnings are torch's."""
-    (theirs, _), (ours, _) = outcome(CASES[name], TORCHS), outcome(CASES[name], OURS)
-    assert not isinstance(theirs, Exception), theirs
-    assert not isinstance(ours, Exception), ours
-    same(ours, theirs)
+    """Values, gradients, dtypes, layouts and what was seen on the way are torch's."""
+    ends_the_same(CASES[name])
 
 
 @pytest.mark.parametrize("name", ERRORS)
 def test_same_errors(name: str) -> None:
-    (theirs, _), (ours, _) = outcome(ERRORS[name], TORCHS), outcome(ERRORS[name], OURS)
-    assert isinstance(theirs, Exception)
-    assert type(ours) is type(theirs)
-    assert str(ours) == str(theirs)
+    """The error's type is torch's, and its message where torch has one of its own for the case."""
+    fails_the_same(ERRORS[name])
 
 
 @pytest.mark.parametrize(
@@ -167,12 +162,13 @@ def test_same_errors(name: str) -> None:
         (lambda: fastchar.EmbeddingLSTM(4, 4, 6), lambda m: m(IDS)[0]),
     ],
 )
-@pytest.mark.parametrize("compiled", [False, True])
-def test_no_two_gradients_share_memory(make: Any, call: Any, compiled: bool) -> None:
+@pytest.mark.parametrize("how", ["eager", "compiled", "differentiable"])
+def test_no_two_gradients_share_memory(make: Any, call: Any, how: str) -> None:
     """Of the two biases the values are equal; the tensors are two all the same."""
     module = make()
-    run = torch.compile(call, backend="aot_eager") if compiled else call
-    grads = torch.autograd.grad(run(module).sum(), list(module.parameters()))
+    run = torch.compile(call, backend="aot_eager") if how == "compiled" else call
+    total, twice = run(module).sum(), how == "differentiable"
+    grads = torch.autograd.grad(total, list(module.parameters()), create_graph=twice)
     assert len({grad.untyped_storage().data_ptr() for grad in grads}) == len(grads)
 
 

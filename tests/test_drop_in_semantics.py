@@ -6,69 +6,27 @@ must end the same: equal results and warnings, or the same type of error and, by
 
 import io
 import pickle
-import re
-import warnings
-from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from drop_in import (
+    IDS,
+    PACKED,
+    Case,
+    H,
+    X,
+    changed,
+    ends_the_same,
+    fails_the_same,
+    trained,
+)
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pack_sequence, pad_sequence
 
 import fastchar
-
-TORCHS = SimpleNamespace(LSTM=nn.LSTM, LSTMCell=nn.LSTMCell, Embedding=nn.Embedding)
-OURS = SimpleNamespace(LSTM=fastchar.LSTM, LSTMCell=fastchar.LSTMCell, Embedding=fastchar.Embedding)
-G = torch.Generator().manual_seed(0)
-X = torch.randn(5, 3, 4, generator=G)
-H = torch.randn(1, 3, 6, generator=G)
-IDS = torch.tensor([[0, 2], [3, 3]])
-PACKED = pack_sequence([torch.randn(n, 4, generator=G) for n in (2, 5, 3)], enforce_sorted=False)
-Case = Callable[[Any], Any]
-
-
-def outcome(case: Case, classes: SimpleNamespace) -> tuple[Any, list[str]]:
-    """What the case returns or raises, and what it warns of."""
-    torch.manual_seed(0)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        try:
-            result = case(classes)
-        except Exception as error:
-            result = error
-    return result, [str(w.message) for w in caught]
-
-
-def same(ours: Any, theirs: Any) -> None:
-    """Equal values; tensors also of the same dtype, layout and requires_grad."""
-    if isinstance(theirs, Tensor):
-        assert ours.requires_grad == theirs.requires_grad
-        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
-    elif isinstance(theirs, tuple | list):
-        assert type(ours) is type(theirs)
-        assert len(ours) == len(theirs)
-        for a, b in zip(ours, theirs, strict=True):
-            same(a, b)
-    else:
-        assert ours == theirs
-
-
-def trained(module: nn.Module, *args: Any) -> list[Any]:
-    """Results, and every gradient of the sum of their squares."""
-    out = module(*args)
-    leaves = [t for t in torch.utils._pytree.tree_leaves(out) if t is not None]
-    total = sum(t.square().sum() for t in leaves if t.is_floating_point() and t.requires_grad)
-    total.backward()  # type: ignore[union-attr]
-    return [*leaves, *(p.grad for p in module.parameters())]
-
-
-def changed(module: nn.Module, name: str, value: Any) -> nn.Module:
-    setattr(module, name, value)
-    return module
 
 
 def built(name: str, *args: Any, **kwargs: Any) -> Case:
@@ -294,25 +252,13 @@ SAME_TYPE: dict[str, Case] = {
 @pytest.mark.parametrize("name", CASES)
 def test_same_results(name: str) -> None:
     """Values, gradients, dtypes, layouts and warnings are torch's."""
-    (theirs, warned), (ours, also) = outcome(CASES[name], TORCHS), outcome(CASES[name], OURS)
-    assert not isinstance(theirs, Exception), theirs
-    assert not isinstance(ours, Exception), ours
-    same(ours, theirs)
-    assert also == warned
+    ends_the_same(CASES[name], warns=True)
 
 
 @pytest.mark.parametrize("name", [*ERRORS, *SAME_TYPE])
 def test_same_errors(name: str) -> None:
     """The error's type is torch's, and its message where torch has one of its own for the case."""
-    case = ERRORS.get(name) or SAME_TYPE[name]
-    (theirs, _), (ours, _) = outcome(case, TORCHS), outcome(case, OURS)
-    assert isinstance(theirs, Exception)
-    assert type(ours) is type(theirs), f"{ours!r}, torch's is {theirs!r}"
-    assert str(ours)
-    if name in ERRORS:
-        assert re.sub(r"^\w+\.__init__", "__init__", str(ours)) == re.sub(
-            r"^\w+\.__init__", "__init__", str(theirs)
-        )
+    fails_the_same(ERRORS.get(name) or SAME_TYPE[name], words=name in ERRORS)
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")

@@ -124,6 +124,33 @@ def test_the_end_of_memory_is_torchs_error() -> None:
     assert done.stdout.split() == ["True"] * 3, done.stderr
 
 
+OF_TOKENS = """
+import resource, sys, torch, fastchar
+module = call = fastchar.LSTM(8, 256)
+if sys.argv[1] == "compiled":
+    call = torch.compile(module, fullgraph=True, dynamic=True, backend="aot_eager")
+x, ones = torch.zeros(100, 1000, 8), torch.ones(1000, dtype=torch.int64)
+with torch.no_grad():
+    call(x[:3, :4], lengths=ones[:4])
+    with open("/proc/self/statm") as file:
+        now = int(file.read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (now + (256 << 20), -1))
+    call(x, lengths=ones)
+"""
+
+
+@pytest.mark.native
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is counted in /proc")
+@pytest.mark.parametrize("how", ["eager", "compiled"])
+def test_padding_is_not_projected(how: str) -> None:
+    """Of a ragged batch real tokens are, in graphs too: there is memory for the output, 100 MB,
+    and not for the gates of the padding, 400 MB."""
+    done = subprocess.run(
+        [sys.executable, "-c", OF_TOKENS, how], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_activation_checkpointing(reentrant: bool) -> None:
     ours, _ = pair()

@@ -9,8 +9,8 @@ from collections.abc import Callable
 import pytest
 import torch
 from error_rule import Sample
+from test_step_loop import Ops
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastchar
 
@@ -70,19 +70,6 @@ def test_loops(options: dict[str, int | bool], between: Between) -> None:
         for name, *grads in zip(("total", *names, "x", "h", "c"), *found, strict=True):
             sample.add(name, *grads)
     sample.check()
-
-
-class Ops(TorchDispatchMode):
-    """The names of fastchar's ops that run."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.names: list[str] = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-        if func.namespace == "fastchar":
-            self.names.append(func.__name__.split(".")[0])
-        return func(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize("between", [keep, ended])

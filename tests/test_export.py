@@ -1,0 +1,95 @@
+"""torch.export, AOTInductor and the ONNX exporter: the program, here and in another process."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from test_compile import CXX, Encoder, Tagger, batch
+from torch import nn
+
+import fastchar
+
+
+def exported(model: nn.Module) -> torch.export.ExportedProgram:
+    T, B = torch.export.Dim("T", min=3, max=500), torch.export.Dim("B", min=4, max=500)
+    sizes = {"ids": {0: T, 1: B}, "lengths": {0: B}}
+    return torch.export.export(model, batch(7, 5), dynamic_shapes=sizes)
+
+
+def elsewhere(load: str, model: nn.Module, folder: Path) -> None:
+    """A process without the model's code calls `load`, Python for a program in a file, and gets
+    the model's results."""
+    inputs = batch(9, 6)
+    torch.save((inputs, [t.detach() for t in model(*inputs)]), folder / "expected.pt")
+    code = f"""
+import torch, fastchar.ops
+inputs, expected = torch.load("expected.pt")
+for a, b in zip({load}(*inputs), expected, strict=True):
+    torch.testing.assert_close(a, b)
+"""
+    environment = {**os.environ, "PYTHONPATH": str(Path(fastchar.__file__).parent.parent)}
+    subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment, check=True)
+
+
+@pytest.mark.native
+@pytest.mark.parametrize("recorded", [True, False])
+def test_export_round_trip(recorded: bool, tmp_path: Path) -> None:
+    """An exported program, saved and loaded, runs at other T and B, with gradients on and off.
+
+    Exported with gradients recorded it trains too; without, a backward says why it can't.
+    """
+    model = Encoder()
+    with torch.set_grad_enabled(recorded):
+        torch.export.save(exported(model), tmp_path / "model.pt2")
+    program = torch.export.load(tmp_path / "model.pt2").module()
+    for T, B in ((13, 4), (7, 5), (40, 9)):
+        inputs = batch(T, B)
+        for a, b in zip(program(*inputs), model(*inputs), strict=True):
+            torch.testing.assert_close(a, b)
+    elsewhere("torch.export.load('model.pt2').module()", model, tmp_path)
+    if not recorded:
+        with pytest.raises(ValueError, match="gradients need save=True"):
+            program(*inputs)[0].sum().backward()
+        return
+    program(*inputs)[0].sum().backward()
+    model(*inputs)[0].sum().backward()
+    grads = dict(program.named_parameters())
+    for name, p in model.named_parameters():
+        torch.testing.assert_close(grads[name].grad, p.grad)
+
+
+def test_an_onnx_exporter_finds_torchs_operations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch.onnx.export(dynamo=True), torch's default, exports first, and knows no op of ours."""
+    monkeypatch.setattr(torch.onnx, "is_in_onnx_export", lambda: True)
+    model = nn.Sequential(fastchar.Embedding(11, 6), fastchar.LSTM(6, 8))
+    cell, tagger = fastchar.LSTMCell(6, 8), Tagger()
+    ids, lengths = batch(7, 5)
+    ops = ""
+    for module, inputs in ((model, (ids,)), (cell, (torch.randn(5, 6),)), (tagger, (ids, lengths))):
+        program = torch.export.export(module, inputs)
+        ops += " ".join(str(node.target) for node in program.graph.nodes)
+    assert "fastchar" not in ops
+    assert "aten.lstm.input" in ops
+
+
+@pytest.mark.native
+@pytest.mark.skipif(not CXX, reason="no C++ compiler")
+def test_ahead_of_time_compilation_round_trip(tmp_path: Path) -> None:
+    """AOTInductor's package, loaded, gives the same at other T and B."""
+    model = Encoder()
+    with torch.no_grad():
+        program = exported(model)
+    package = torch._inductor.aoti_compile_and_package(
+        program,
+        package_path=str(tmp_path / "model.pt2"),
+        inductor_configs={"aot_inductor.compile_wrapper_opt_level": "O0"},
+    )
+    loaded = torch._inductor.aoti_load_package(package)
+    for T, B in ((13, 4), (7, 5), (40, 9)):
+        inputs = batch(T, B)
+        for a, b in zip(loaded(*inputs), model(*inputs), strict=True):
+            torch.testing.assert_close(a, b)
+    elsewhere("torch._inductor.aoti_load_package('model.pt2')", model, tmp_path)
