@@ -28,7 +28,7 @@ from .tables import (
 class Goal:
     """Of a group: the geometric mean of its ratios, every one of them, and a floor's speed."""
 
-    mean: float
+    mean: float | None
     every: float
     floor: tuple[str, float] | None = None  # a contestant, and the share of its speed, on average
 
@@ -37,6 +37,8 @@ GOALS = {
     "embedding_gradient": Goal(5, 1.5, ("sum", 0.8)),
     "lstm_training": Goal(2.2, 1.1),
     "lstm_inference": Goal(1.8, 1.0),
+    "dense_training": Goal(None, 1.0),
+    "dense_inference": Goal(None, 1.0),
     "lstm_ragged": Goal(5, 3),
     "lstm_cell_loop": Goal(3.5, 1.5),
     "linear_cross_entropy": Goal(1.6, 1.0),

@@ -68,6 +68,8 @@ GRIDS: dict[str, dict[str, list[Point]]] = {
     },
     "lstm_training": {"quick": UNIFORM_QUICK, "full": UNIFORM_FULL},
     "lstm_inference": {"quick": UNIFORM_QUICK, "full": UNIFORM_FULL},
+    "dense_training": {"quick": UNIFORM_QUICK, "full": UNIFORM_FULL},
+    "dense_inference": {"quick": UNIFORM_QUICK, "full": UNIFORM_FULL},
     "lstm_ragged": {
         "quick": grid(
             {"H": (128, 256), "E": (128,), "B": (64,), "T": (32,), "L": (1, 2)}

@@ -123,6 +123,28 @@ def lstm_training(point: Point) -> Work:
     )
 
 
+def dense_inference(point: Point) -> Work:
+    """Every token's two products; x read, y written."""
+    T, B, E, H = (point[axis] for axis in "TBEH")
+    flops = 2.0 * T * B * 4 * H * (E + H)
+    bytes = FLOAT * (4 * H * (E + H) + T * B * (E + H))
+    return Work(flops, bytes, FLOAT * T * B * E, FLOAT * 4 * H * H, passes=T)
+
+
+def dense_training(point: Point) -> Work:
+    """Three times the inference's products; gates and cells written, then read; x's gradient."""
+    T, B, E, H = (point[axis] for axis in "TBEH")
+    once = dense_inference(point)
+    gradients = 4 * H * (E + H) + T * B * (2 * E + H)
+    return replace(
+        once,
+        flops=3.0 * once.flops,
+        bytes=once.bytes + FLOAT * (2 * 5 * H * T * B + gradients),
+        cold=once.cold + FLOAT * T * B * H,
+        passes=2 * T,
+    )
+
+
 def lstm_ragged(point: Point) -> Work:
     """As training, over the real tokens (5/8 of T*B on average), by layer and direction."""
     T, B, E, H, L = (point[axis] for axis in "TBEHL")

@@ -34,6 +34,8 @@ TINY: dict[str, covering.Point] = {
     "embedding_gradient": {"V": 64, "E": 16, "N": 100},
     "lstm_training": {"H": 13, "E": 8, "B": 3, "T": 7},
     "lstm_inference": {"H": 13, "E": 8, "B": 3, "T": 7},
+    "dense_training": {"H": 13, "E": 8, "B": 3, "T": 7},
+    "dense_inference": {"H": 13, "E": 8, "B": 3, "T": 7},
     "lstm_ragged": {"H": 13, "E": 8, "B": 6, "T": 8, "L": 2, "bidirectional": 1},
     "lstm_cell_loop": {"H": 13, "E": 8, "B": 3, "T": 7},
     "lstm_step_loop": {"H": 13, "E": 8, "B": 3, "T": 7},

@@ -189,10 +189,11 @@ def test_the_report_is_written_after_every_part(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
     # As containers have it: for every GPU, which takes longer to compile than there is time.
     monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "8.0 8.6 9.0 10.0 12.0+PTX")
-    monkeypatch.setenv("FASTCHAR_CUDA_LSTM", "steps")
+    for name in gpu_check.CHOICES:
+        monkeypatch.setenv(name, "steps")
     assert gpu_check.main() == 1
     assert os.environ["TORCH_CUDA_ARCH_LIST"] == "9.0"
-    assert "FASTCHAR_CUDA_LSTM" not in os.environ
+    assert not os.environ.keys() & set(gpu_check.CHOICES)
 
 
 def test_tools_are_found_beside_nvcc(monkeypatch, tmp_path):

@@ -131,21 +131,23 @@ def test_precision_set_by_backend() -> None:
 @pytest.mark.native
 def test_matmul_precision_is_that_of_torchs_products(precision: str) -> None:
     """Where less precision is allowed the input projection is torch's; the recurrence never is."""
-    lstm = fastchar.LSTM(256, 64)
+    lstm, native = fastchar.LSTM(256, 64), torch.ops.fastchar
+    weight, weight_hh, *biases = lstm.all_weights[0]
     x, zero = torch.randn(20, 64, 256), torch.zeros(64, 64)
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision(precision)
     try:
         y, _ = lstm(x)
-        product = fastchar.functional.linear if precision == "highest" else F.linear
-        gates = product(x, lstm.weight_ih_l0, lstm.bias_ih_l0 + lstm.bias_hh_l0)
+        gates = F.linear(x, weight, sum(biases))
         assert torch.get_float32_matmul_precision() == precision
     finally:
         torch.set_float32_matmul_precision(before)
-    sequence = torch.ops.fastchar.lstm_sequence
-    assert torch.equal(
-        y, sequence(gates, None, lstm.weight_hh_l0, zero, zero, None, False, False)[0]
-    )
+    rest = (weight_hh, zero, zero, None)
+    if precision == "highest":
+        expected = native.lstm_layer(x, None, weight, *biases, *rest, -1, False, False)
+    else:
+        expected = native.lstm_sequence(gates, None, *rest, False, False)
+    assert torch.equal(y, expected[0])
 
 
 def zeros(*shape: int) -> Tensor:

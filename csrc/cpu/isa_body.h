@@ -19,7 +19,7 @@ namespace {
 #include "lstm_tile.h"
 #include "lstm_forward.h"
 #include "step_packed.h"
-#include "lstm_weight_grad.h"
+#include "lstm_token_grads.h"
 #include "lstm_backward.h"
 #include "linear.h"
 #include "linear_weight_grad.h"

@@ -131,32 +131,38 @@ struct LstmStepBackwardParams {
 // A whole sequence in one call.
 template <class T>
 struct LstmSequenceParams {
-  const T* gates;          // [T, B, 4H] pre-activations, or the folded table [V, 4H] with ids
-  const int64_t* ids;      // [T, B], or null
-  const T* w_hh;           // [4H, H]
-  const T* h0;             // [B, H]
-  const T* c0;             // [B, H]
+  const T* gates;      // [T, B, 4H] pre-activations; with ids [V, 4H]; with x [4H], the bias
+  const int64_t* ids;  // [T, B], or null
+  const T* x;          // [T, B, E], to be projected in every step's product; or null
+  const T* w_ih;       // [4H, E], null if and only if x is
+  const T* w_hh;       // [4H, H]
+  const T* h0;         // [B, H]
+  const T* c0;         // [B, H]
   const int64_t* lengths;  // [B] in 0..T, any order, or null (all T)
   T* y;                    // [T, B, H], zeros past each end
   T* h_n;                  // [B, H]
   T* c_n;                  // [B, H]
   T* act;                  // [T, B, 4H] saved for backward, or null
   T* cell;                 // [T, B, H] c_t saved for backward, or null
-  T* packed;  // scratch, packed_size(H) elements at a multiple of 64 bytes; null: w_hh as it is
-  const int64_t* order;  // [B] sequences by falling length, or null without lengths
-  const int64_t* alive;  // [T] how many sequences have step t, or null without lengths
-  int64_t steps, B, H;
+  // Scratch, packed_size(H, E + H) elements at a multiple of 64 bytes; null: w_hh as it is, no
+  // x.
+  T* packed;
+  const int64_t* order;    // [B] sequences by falling length, or null without lengths
+  const int64_t* alive;    // [T] how many sequences have step t, or null without lengths
+  int64_t steps, B, E, H;  // E is 0 without x
   bool reverse;
   bool split_batch;             // members share the sequences instead of the hidden units
   bool zero_h0;                 // all of h0 is 0
   std::atomic<bool>* infinite;  // false; becomes true if anything in w_hh is not finite
 };
 
-// Elements that any instruction set's packed form of w_hh needs: H filled up to 64 bytes.
-constexpr int64_t packed_size(int64_t H) { return (H + 15) / 16 * 16 * 4 * H; }
+// Elements that any instruction set's packed form of [w_ih w_hh], K columns, needs: H filled up
+// to 64 bytes.
+constexpr int64_t packed_size(int64_t H, int64_t K) { return (H + 15) / 16 * 16 * 4 * K; }
 
-// With a folded table (ids given) the gradient goes to its rows, and grad_gates is a ring that
-// holds the last `slots` steps done; else grad_gates is an output and slots is T.
+// With a folded table (ids given) the gradient goes to its rows, with x to what it was
+// projected from, and grad_gates is a ring that holds the last `slots` steps done; else
+// grad_gates is an output and slots is T.
 template <class T>
 struct LstmSequenceBackwardParams {
   const T* grad_y;         // [T, B, H] or null; the padding is never read
@@ -166,21 +172,27 @@ struct LstmSequenceBackwardParams {
   const T* cell;           // [T, B, H]
   const T* y;              // [T, B, H]
   const int64_t* ids;      // [T, B], or null
+  const T* x;              // [T, B, E], or null
+  const T* w_ih;           // [4H, E], null if and only if x is
   const T* w_hh;           // [4H, H]
   const T* h0;             // [B, H]
   const T* c0;             // [B, H]
   const int64_t* lengths;  // [B] or null
   T* grad_gates;           // [slots, B, 4H]; an output [T, B, 4H] has zeros in the padding
   T* grad_table;           // [V, 4H], null if and only if ids is
+  T* grad_x;               // [T, B, E], zeros in the padding, or null; null without x
+  T* grad_w_ih;            // [4H, E] or null; null without x
+  T* grad_bias;            // [4H] or null; null without x
   T* grad_w_hh;            // [4H, H]
   T* grad_h0;              // [B, H] or null
   T* grad_c0;              // [B, H]
-  T* packed;               // scratch like that of LstmSequenceParams, never null
-  T* weight_scratch;       // weight_grad_scratch(H, members) elements at a multiple of 64 bytes
+  T* packed;               // scratch, packed_size(H, H) elements at a multiple of 64 bytes
+  T* packed_ih;            // scratch, packed_size(E, H) of the same for grad_x, or null
+  T* weight_scratch;       // weight_grad_scratch(H, members) elements of the same
   const int64_t* order;    // these as in LstmSequenceParams
   const int64_t* alive;
-  int64_t steps, B, H, V;
-  int64_t chunk;  // steps after which the weight gradient takes in what is there
+  int64_t steps, B, E, H, V;
+  int64_t chunk;  // steps after which the sums over all tokens take in what is there
   int64_t slots;  // chunk + 1, or T
   bool reverse;
   bool split_batch;

@@ -1,5 +1,7 @@
-// Launchers of one direction of an LSTM layer, projection of its input included: linear and
-// lstm_sequence as one op, since a small batch spends more between two ops than in them.
+// Launchers of one direction of an LSTM layer, projection of its input included: as part of
+// each step, or, where that reads too much weight for too few rows, and of ids, as linear
+// before lstm_sequence (one op all the same, since a small batch spends more between two than
+// in them).
 #include <torch/csrc/stable/ops.h>
 #include <algorithm>
 #include <cstring>
@@ -18,8 +20,9 @@
 namespace fastchar {
 namespace {
 
-// Share of real tokens up to which picking them out costs less than projecting the padding too.
-constexpr double kRaggedShare = 0.9;
+// The most bytes of [w_ih w_hh] a row of the batch for which the projection is part of each
+// step (measured, H 64 to 1024, E 64 to H, B 1 to 256).
+constexpr int64_t kWeightsPerRow = 1 << 20;
 // Below this many elements a second thread costs more than it saves.
 constexpr int64_t kElementsPerMember = 16384;
 
@@ -36,11 +39,19 @@ void check_input(const char* op, const Tensor& x, const std::optional<Tensor>& t
   }
 }
 
-// The rows that a layer projects, and which of them a token takes.
+bool projects_in_steps(const Tensor& x, const std::optional<Tensor>& table, const Tensor& w_ih,
+                       const Tensor& w_hh) {
+  if (table || w_ih.size(1) == 0) return false;
+  const int64_t weights =
+      (w_ih.numel() + w_hh.numel()) * static_cast<int64_t>(w_ih.element_size());
+  return x.size(1) * kWeightsPerRow >= weights && packs(x.size(0), x.size(1), w_hh);
+}
+
+// The rows that a layer projects before its steps, and which of them a token takes.
 //
 // Of ids there are two ways. With at least as many tokens as symbols the whole table is
-// projected once (the fold); else the rows looked up are. Of a ragged batch's other input, only
-// real tokens are; where nearly all are real, the padding too, as zeros.
+// projected once (the fold); else the rows looked up are. Of a ragged batch only real tokens
+// are.
 struct Rows {
   Tensor rows;                   // [M, K]
   std::optional<Tensor> place;   // [T, B] a token's row, anything in the padding; none: its own
@@ -82,8 +93,7 @@ Rows rows_of(const char* op, const Tensor& x, const std::optional<Tensor>& table
     alive = 0;
     for (int64_t b = 0; b < B; ++b) alive += lengths[b];
   }
-  const bool masked = !table && alive<N&& static_cast<double>(alive)> kRaggedShare * N;
-  if (alive < N && !masked) {
+  if (alive < N) {
     std::vector<int64_t> sizes{T, B};
     result.place = torch::stable::new_empty(x, sizes, ScalarType::Long);
     result.real.reserve(static_cast<size_t>(alive));
@@ -108,23 +118,13 @@ Rows rows_of(const char* op, const Tensor& x, const std::optional<Tensor>& table
     result.rows = torch::stable::view(x, {N, K});
     return result;
   }
-  result.rows = new_output(x, {masked ? N : alive, K});
+  result.rows = new_output(x, {alive, K});
   const size_t bytes = static_cast<size_t>(K) * x.element_size();
   const char* from = static_cast<const char*>(x.const_data_ptr());
   char* to = static_cast<char*>(result.rows.mutable_data_ptr());
-  if (masked) {
-    for_rows(N, K, [&](int64_t n) {
-      if (n / B < lengths[n % B]) {
-        std::memcpy(to + n * bytes, from + n * bytes, bytes);
-      } else {
-        std::memset(to + n * bytes, 0, bytes);
-      }
-    });
-  } else {
-    const int64_t* real = result.real.data();
-    for_rows(alive, K,
-             [&](int64_t m) { std::memcpy(to + m * bytes, from + real[m] * bytes, bytes); });
-  }
+  const int64_t* real = result.real.data();
+  for_rows(alive, K,
+           [&](int64_t m) { std::memcpy(to + m * bytes, from + real[m] * bytes, bytes); });
   return result;
 }
 
@@ -179,6 +179,15 @@ Tensor input_grad(const Tensor& grad_rows, const Rows& rows, const Tensor& x,
   return grad;
 }
 
+// A tensor for each bias: compiled autograd would make one tensor the .grad of both, and add to
+// it twice.
+Tensor copy_of(const Tensor& grad_bias) {
+  Tensor copy = new_output(grad_bias, {grad_bias.size(0)});
+  std::memcpy(copy.mutable_data_ptr(), grad_bias.const_data_ptr(),
+              static_cast<size_t>(grad_bias.numel()) * grad_bias.element_size());
+  return copy;
+}
+
 }  // namespace
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> lstm_layer(
@@ -188,6 +197,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> lstm_layer(
     int64_t /*padding_idx*/, bool reverse, bool save) {
   constexpr const char* op = "lstm_layer";
   check_input(op, x, table, w_ih);
+  if (projects_in_steps(x, table, w_ih, w_hh)) {
+    std::optional<Tensor> bias = sum_of(op, b_ih, b_hh, w_ih);
+    if (!bias) bias = torch::stable::new_zeros(w_ih, {w_ih.size(0)});
+    return lstm_over_input(x, w_ih, *bias, w_hh, h0, c0, lengths, reverse, save);
+  }
   const Rows rows = rows_of(op, x, table, lengths);
   Tensor gates = linear(rows.rows, w_ih, sum_of(op, b_ih, b_hh, w_ih));
   if (!rows.place) gates = torch::stable::view(gates, {x.size(0), x.size(1), w_ih.size(0)});
@@ -203,6 +217,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> lstm_layer_ba
     bool need_w_ih, bool need_bias, bool need_h0) {
   constexpr const char* op = "lstm_layer_backward";
   check_input(op, x, table, w_ih);
+  if (projects_in_steps(x, table, w_ih, w_hh)) {
+    auto [grad_x, grad_w_ih, grad_bias, grad_w_hh, grad_h0, grad_c0] =
+        lstm_over_input_backward(grad_y, grad_h_n, grad_c_n, act, cell, y, x, w_ih, w_hh, h0,
+                                 c0, lengths, reverse, need_x, need_w_ih, need_bias, need_h0);
+    return {grad_x, grad_w_ih, grad_bias, copy_of(grad_bias), grad_w_hh, grad_h0, grad_c0};
+  }
   const Rows rows = rows_of(op, x, table, lengths);
   const int64_t M = rows.rows.size(0);
   auto [gates, grad_w_hh, grad_h0, grad_c0] =
@@ -223,12 +243,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> lstm_layer_ba
   }
   auto [grad_w_ih, grad_bias] = linear_weight_grad(gates, rows.rows, need_bias);
   if (!need_w_ih) grad_w_ih = new_output(w_ih, {0});
-  // A tensor for each bias: compiled autograd would make one tensor the .grad of both, and add
-  // to it twice.
-  Tensor grad_b_hh = new_output(w_ih, {grad_bias.size(0)});
-  std::memcpy(grad_b_hh.mutable_data_ptr(), grad_bias.const_data_ptr(),
-              static_cast<size_t>(grad_bias.numel()) * grad_bias.element_size());
-  return {grad_x, grad_w_ih, grad_bias, grad_b_hh, grad_w_hh, grad_h0, grad_c0};
+  return {grad_x, grad_w_ih, grad_bias, copy_of(grad_bias), grad_w_hh, grad_h0, grad_c0};
 }
 
 STABLE_TORCH_LIBRARY_IMPL(fastchar, CPU, m) {

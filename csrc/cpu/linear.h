@@ -7,18 +7,20 @@
 template <class T>
 struct LinearStep {
   const LinearParams<T>& p;
-  const BackwardPanels<T>& panels;
+  const VectorPanels<T>& panels;
+  const Blocks sum;  // over K
 
-  const T* row(int64_t i) const { return p.input + i * p.K; }
+  int64_t blocks() const { return sum.count; }
+  Span span(int64_t block) const { return sum.span(block); }
+  const T* row(int64_t i, const Span& span) const { return p.input + i * p.K + span.k; }
 
-  void multiply(int64_t panel, int64_t k, int64_t depth, int64_t rows, const T* const* a,
-                T* const* c, bool add, const Lines& soon) const {
+  void multiply(int64_t panel, const Span& span, int64_t rows, const T* const* a, T* const* c,
+                bool add, const Lines& soon) const {
     const int64_t width = panels.width(panel) * kLanes<T>;
     const T* columns = p.packed + panels.begin(panel) * kLanes<T> * p.K;
-    multiply_tile(rows, depth, a, 1, columns + k * width, c, width, add, soon);
+    multiply_tile(rows, span.depth, a, 1, columns + span.k * width, c, width, add, soon);
   }
 
-  static constexpr int64_t kBlock = kBlockK;
   static constexpr bool kAsks = true;
   static constexpr int kLines = kPanelVectors;
   int64_t lines(int64_t panel, int64_t i, const void** out) const {
@@ -39,27 +41,22 @@ struct LinearStep {
 
 // Panels [begin, end) of the packed weight.
 template <class T>
-void pack_linear(const LinearParams<T>& p, const BackwardPanels<T>& panels, int64_t begin,
+void pack_linear(const LinearParams<T>& p, const VectorPanels<T>& panels, int64_t begin,
                  int64_t end) {
+  if (p.transposed) return pack_columns(p.weight, p.packed, p.K, p.N, panels, begin, end);
   for (int64_t i = begin; i < end; ++i) {
     const int64_t j = panels.begin(i) * kLanes<T>;
     const int64_t stop = smaller(j + panels.width(i) * kLanes<T>, p.N);
-    if (p.transposed) {
-      pack_panel(p.weight, p.N, p.K, stop, j, p.packed + j * p.K);
-    } else {
-      pack_panel_of_transpose(p.weight, p.K, stop, j, p.packed + j * p.K);
-    }
+    pack_panel_of_transpose(p.weight, p.K, stop, j, p.packed + j * p.K);
   }
 }
 
 template <class T>
 void linear(const LinearParams<T>& p, const Team& team) {
   const FlushDenormals flush;
-  const BackwardPanels<T> panels(p.N);
+  const VectorPanels<T> panels(p.N);
   pack_linear(p, panels, team.begin(panels.panels), team.end(panels.panels));
   team.barrier->wait();
-  const LinearStep<T> step{p, panels};
-  const Share share(nullptr, false, team);
-  if (p.K > 0) return share.run<T>(step, p.M, panels.panels, p.K);
-  share.run_without_product<T>(step, 0, p.M, panels.panels);
+  Share(nullptr, false, team)
+      .run<T>(LinearStep<T>{p, panels, Blocks(p.K)}, 0, p.M, panels.panels);
 }

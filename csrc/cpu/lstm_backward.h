@@ -7,24 +7,15 @@
 // gates' gradient follows in the tile's epilogue. grad_c0 carries the cell's gradient from step
 // to step.
 
-// Hidden units of the panels: H in vectors, spread evenly over as few panels as can be.
-template <class T>
-struct BackwardPanels {
-  int64_t vectors, panels;
-  explicit BackwardPanels(int64_t H)
-      : vectors(round_up(H, kLanes<T>)), panels(round_up(vectors, kPanelVectors)) {}
-  int64_t begin(int64_t panel) const { return vectors * panel / panels; }
-  int width(int64_t panel) const { return static_cast<int>(begin(panel + 1) - begin(panel)); }
-};
-
 template <class T>
 struct BackwardStep {
   const LstmSequenceBackwardParams<T>& p;
   const Share& share;
-  const BackwardPanels<T>& panels;
+  const VectorPanels<T>& panels;
   int64_t t;
   T* grads;              // [B, 4H], this step's grad_gates
   const T* grads_after;  // [B, 4H], those of the step that the forward pass did after it
+  const Blocks sum;      // over 4H, or of none
 
   int64_t length(int64_t b) const { return p.lengths ? p.lengths[b] : p.steps; }
   bool exists(int64_t b) const { return t >= 0 && t < length(b); }
@@ -32,16 +23,19 @@ struct BackwardStep {
   bool is_first(int64_t b) const { return p.reverse ? t + 1 == length(b) : t == 0; }
   bool is_last(int64_t b) const { return p.reverse ? t == 0 : t + 1 == length(b); }
 
-  const T* row(int64_t i) const { return grads_after + share.sequence(i) * 4 * p.H; }
+  int64_t blocks() const { return sum.count; }
+  Span span(int64_t block) const { return sum.span(block); }
+  const T* row(int64_t i, const Span& span) const {
+    return grads_after + share.sequence(i) * 4 * p.H + span.k;
+  }
 
-  void multiply(int64_t panel, int64_t k, int64_t depth, int64_t rows, const T* const* grads,
+  void multiply(int64_t panel, const Span& span, int64_t rows, const T* const* grads,
                 T* const* c, bool add, const Lines& soon) const {
     const int64_t width = panels.width(panel) * kLanes<T>;
     const T* packed = p.packed + panels.begin(panel) * kLanes<T> * 4 * p.H;
-    multiply_tile(rows, depth, grads, 1, packed + k * width, c, width, add, soon);
+    multiply_tile(rows, span.depth, grads, 1, packed + span.k * width, c, width, add, soon);
   }
 
-  static constexpr int64_t kBlock = kBlockK;
   static constexpr bool kAsks = true;
   static constexpr int kLines = 6 * kPanelVectors;
   int64_t lines(int64_t panel, int64_t i, const void** out) const {
@@ -92,17 +86,6 @@ struct BackwardStep {
   }
 };
 
-// Panels [begin, end) of the packed form of w_hh, [4H, H].
-template <class T>
-void pack_backward(const T* w_hh, T* packed, int64_t H, const BackwardPanels<T>& panels,
-                   int64_t begin, int64_t end) {
-  for (int64_t panel = begin; panel < end; ++panel) {
-    const int64_t j = panels.begin(panel) * kLanes<T>;
-    const int64_t stop = smaller(j + panels.width(panel) * kLanes<T>, H);
-    pack_panel(w_hh, H, 4 * H, stop, j, packed + j * 4 * H);
-  }
-}
-
 template <class T>
 void copy_or_zero(T* out, const T* from, int64_t n) {
   if (from) {
@@ -116,19 +99,22 @@ template <class T>
 void lstm_backward(const LstmSequenceBackwardParams<T>& p, const Team& team) {
   const FlushDenormals flush;
   const int64_t H = p.H, B = p.B;
-  const BackwardPanels<T> panels(H);
+  const VectorPanels<T> panels(H);
   const Share share(p.order, p.split_batch, team);
-  WeightGrad<T> weight_grad(p, team);
+  TokenGrads<T> token_grads(p, team);
   if (p.steps > 1 || p.grad_h0) {
-    pack_backward(p.w_hh, p.packed, H, panels, team.begin(panels.panels),
-                  team.end(panels.panels));
+    pack_columns(p.w_hh, p.packed, 4 * H, H, panels, team.begin(panels.panels),
+                 team.end(panels.panels));
   }
 
   // Rows that no step writes: padding, and the states of empty sequences.
   for (int64_t b = team.begin(B); (p.lengths || p.steps == 0) && b < team.end(B); ++b) {
     const int64_t length = p.lengths ? p.lengths[b] : 0;
-    for (int64_t t = length; !p.grad_table && t < p.steps; ++t) {
-      __builtin_memset(p.grad_gates + (t * B + b) * 4 * H, 0, sizeof(T) * 4 * H);
+    for (int64_t t = length; t < p.steps; ++t) {
+      const int64_t token = t * B + b;
+      if (p.grad_x) __builtin_memset(p.grad_x + token * p.E, 0, sizeof(T) * p.E);
+      if (in_ring(p)) continue;
+      __builtin_memset(p.grad_gates + token * 4 * H, 0, sizeof(T) * 4 * H);
     }
     if (length > 0) continue;
     if (p.grad_h0)
@@ -144,18 +130,19 @@ void lstm_backward(const LstmSequenceBackwardParams<T>& p, const Team& team) {
     const int64_t t = step_at(p, s);
     T* grads = s < p.steps ? grad_gates_at(p, s) : nullptr;
     const T* grads_after = s > 0 ? grad_gates_at(p, s - 1) : nullptr;
-    const BackwardStep<T> step{p, share, panels, t, grads, grads_after};
+    const BackwardStep<T> step{p, share, panels, t, grads, grads_after, Blocks(4 * H)};
+    const BackwardStep<T> last{p, share, panels, t, grads, grads_after, Blocks(0)};
     const int64_t rows = share.count(alive_at(p, t));
     int64_t going_on = s > 0 ? share.count(alive_at(p, step_at(p, s - 1))) : 0;
     if (!p.grad_h0) going_on = smaller(going_on, rows);
-    share.run<T>(step, going_on, panels.panels, 4 * H);
-    share.run_without_product<T>(step, going_on, rows, panels.panels);
+    share.run<T>(step, 0, going_on, panels.panels);
+    share.run<T>(last, going_on, rows, panels.panels);
     const bool chunk_ends = s < p.steps && ((s + 1) % p.chunk == 0 || s + 1 == p.steps);
     if (!p.split_batch || chunk_ends) team.barrier->wait();
     if (!chunk_ends) continue;
-    weight_grad.add_steps(s / p.chunk * p.chunk, s + 1);
+    token_grads.add_steps(s / p.chunk * p.chunk, s + 1);
     // Those who do not wait at every step would overwrite the ring under the others.
     if (p.split_batch) team.barrier->wait();
   }
-  weight_grad.finish();
+  token_grads.finish();
 }

@@ -5,7 +5,8 @@
 // Else it is packed once a call into panels of W = kLanes hidden units x 4 gates,
 // [panel][4 / kPanelVectors][k][kPanelVectors][W], so that a product ends with the four gates
 // of its units together, and activation, cell update and output follow while they are in L1.
-// Units past H are zeros.
+// Units past H are zeros. With x it is [w_ih w_hh] that is packed, and each step's product is
+// that of [x h], block after block, as if the two lay side by side.
 
 // Saved state of this many bytes or more will be gone from the caches when backward reads it.
 constexpr int64_t kStreamBytes = 1 << 22;
@@ -17,16 +18,16 @@ bool streams_state(const LstmSequenceParams<T>& p) {
          p.steps * p.B * p.H * 5 * static_cast<int64_t>(sizeof(T)) >= kStreamBytes;
 }
 
-// c[r] (+)= a[r][0, depth) @ rows [k, k + depth) of a panel of K rows that pack_gates packed.
+// c[r] (+)= a[r] @ a span of a panel of K rows that pack_gates packed.
 template <class T>
-void multiply_gates(const T* panel, int64_t K, int64_t k, int64_t depth, int64_t rows,
+void multiply_gates(const T* panel, int64_t K, const Span& span, int64_t rows,
                     const T* const* a, T* const* c, bool add, const Lines& soon) {
   constexpr int64_t width = kPanel<T>;
   for (int part = 0; part < kSumVectors / kPanelVectors; ++part) {
     T* columns[kBlockRows];
     for (int64_t r = 0; r < rows; ++r) columns[r] = c[r] + part * width;
-    multiply_tile(rows, depth, a, 1, panel + (part * K + k) * width, columns, width, add,
-                  part == 0 ? soon : Lines{});
+    multiply_tile(rows, span.depth, a, 1, panel + (part * K + span.k) * width, columns, width,
+                  add, part == 0 ? soon : Lines{});
   }
 }
 
@@ -36,6 +37,7 @@ struct ForwardStep {
   const Share& share;
   bool stream_state;
   int64_t t;
+  const Blocks of_x, of_h;  // the sums over E, where there is x, and over H; or one of none
 
   int64_t length(int64_t b) const { return p.lengths ? p.lengths[b] : p.steps; }
   bool is_first(int64_t b) const { return p.reverse ? t + 1 == length(b) : t == 0; }
@@ -46,28 +48,43 @@ struct ForwardStep {
     return p.y + ((p.reverse ? t + 1 : t - 1) * p.B + b) * p.H;
   }
 
-  const T* row(int64_t i) const { return h_before(share.sequence(i)); }
+  // What is added to the product: pre-activations of a token, or the bias.
+  const T* gates(int64_t token) const {
+    if (p.x) return p.gates;
+    return p.gates + (p.ids ? p.ids[token] : token) * 4 * p.H;
+  }
 
-  void multiply(int64_t panel, int64_t k, int64_t depth, int64_t rows, const T* const* h, T** c,
+  int64_t blocks() const { return of_x.count + of_h.count; }
+  Span span(int64_t block) const {
+    if (block < of_x.count) return of_x.span(block);
+    const Span h = of_h.span(block - of_x.count);
+    return {p.E + h.k, h.depth};
+  }
+  const T* row(int64_t i, const Span& span) const {
+    const int64_t b = share.sequence(i);
+    return span.k < p.E ? p.x + (t * p.B + b) * p.E + span.k : h_before(b) + (span.k - p.E);
+  }
+
+  void multiply(int64_t panel, const Span& span, int64_t rows, const T* const* a, T** c,
                 bool add, const Lines& soon) const {
-    const T* packed = p.packed + panel * p.H * kSumVectors * kLanes<T>;
-    multiply_gates(packed, p.H, k, depth, rows, h, c, add, soon);
+    const int64_t K = p.E + p.H;
+    multiply_gates(p.packed + panel * K * kSumVectors * kLanes<T>, K, span, rows, a, c, add,
+                   soon);
   }
 
   // Half a line at a time (AVX2) asking costs forward more than it saves: 10 % of its time.
-  static constexpr int64_t kBlock = kBlockK;
   static constexpr bool kAsks = kVectorBytes == 64;
   static constexpr int kLines = 10;
   int64_t lines(int64_t panel, int64_t i, const void** out) const {
     const int64_t b = share.sequence(i), j = panel * kLanes<T>;
     const int64_t H = p.H, token = t * p.B + b;
-    const T* gates = p.gates + (p.ids ? p.ids[token] : token) * 4 * H + j;
-    for (int g = 0; g < 4; ++g) out[g] = gates + g * H;
-    out[4] = p.y + token * H + j;
-    if (!p.act || stream_state) return 5;
-    for (int g = 0; g < 4; ++g) out[5 + g] = p.act + (token * 4 + g) * H + j;
-    out[9] = p.cell + token * H + j;
-    return 10;
+    int64_t n = 0;
+    for (int g = 0; g < 4 && !p.x; ++g) out[n++] = gates(token) + g * H + j;
+    out[n++] = p.y + token * H + j;
+    if (!p.act || stream_state) return n;
+    for (int g = 0; g < 4; ++g) out[n++] = p.act + (token * 4 + g) * H + j;
+    out[n++] = p.cell + token * H + j;
+    return n;
   }
 
   // The units of one panel of row i, from the recurrent part of their pre-activations.
@@ -75,7 +92,7 @@ struct ForwardStep {
     constexpr int W = kLanes<T>;
     const int64_t b = share.sequence(i), j = panel * W;
     const int64_t H = p.H, n = H - j, token = t * p.B + b;
-    const T* gates = p.gates + (p.ids ? p.ids[token] : token) * 4 * H + j;
+    const T* gates = this->gates(token) + j;
     const T* c = (is_first(b) ? p.c0 : p.c_n) + b * H + j;
     const auto s =
         cell_forward(load(sums) + load_upto(gates, n), load(sums + W) + load_upto(gates + H, n),
@@ -134,7 +151,7 @@ void unpacked_tile(const ForwardStep<T>& step, int64_t panel, int64_t i) {
   constexpr int W = kLanes<T>;
   const int64_t H = step.p.H, j = panel * W, units = smaller(W, H - j);
   const T* h[R];
-  for (int r = 0; r < R; ++r) h[r] = step.row(i + r);
+  for (int r = 0; r < R; ++r) h[r] = step.h_before(step.share.sequence(i + r));
   Vec<T> partial[4][R][W] = {};
   for (int64_t u = 0; u < units; ++u) {
     add_dot_products<T, R>(step.p.w_hh + (j + u) * H, H * H, h, H, u, partial);
@@ -158,12 +175,13 @@ void unpacked_rows(const ForwardStep<T>& step, int64_t panel, int64_t i, int64_t
 template <class T>
 void lstm_forward(const LstmSequenceParams<T>& p, const Team& team) {
   const FlushDenormals flush;
-  const int64_t H = p.H, B = p.B, panels = round_up(H, kLanes<T>);
+  const int64_t H = p.H, B = p.B, K = p.E + H, panels = round_up(H, kLanes<T>);
   const Share share(p.order, p.split_batch, team);
   const bool stream_state = streams_state(p);
   for (int64_t panel = team.begin(panels); p.packed && panel < team.end(panels); ++panel) {
-    T* packed = p.packed + panel * H * kSumVectors * kLanes<T>;
-    if (!pack_gates(p.w_hh, H, packed, H, 0, H, panel)) {
+    T* packed = p.packed + panel * K * kSumVectors * kLanes<T>;
+    if (p.x) pack_gates(p.w_ih, p.E, packed, K, 0, H, panel);
+    if (!pack_gates(p.w_hh, H, packed, K, p.E, H, panel)) {
       p.infinite->store(true, std::memory_order_relaxed);
     }
   }
@@ -186,15 +204,17 @@ void lstm_forward(const LstmSequenceParams<T>& p, const Team& team) {
 
   // A sequence that starts from zeros needs no product (0 times Inf or NaN is NaN, as ever).
   const bool skip_start = p.packed && p.zero_h0 && !p.infinite->load(std::memory_order_relaxed);
+  const Blocks of_x(p.E), of_h(H);
   int64_t going_on = 0;  // rows that have been through a step
   for (int64_t s = 0; s < p.steps; ++s) {
     const int64_t t = p.reverse ? p.steps - 1 - s : s;
-    const ForwardStep<T> step{p, share, stream_state, t};
+    const ForwardStep<T> step{p, share, stream_state, t, of_x, of_h};
     const int64_t rows = share.count(p.alive ? p.alive[t] : B);
     const int64_t multiplied = skip_start ? smaller(going_on, rows) : rows;
     if (p.packed) {
-      share.run<T>(step, multiplied, panels, H);
-      share.run_without_product<T>(step, multiplied, rows, panels);
+      share.run<T>(step, 0, multiplied, panels);
+      const ForwardStep<T> start{p, share, stream_state, t, of_x, Blocks(0)};
+      share.run<T>(start, multiplied, rows, panels);
     } else {
       for (int64_t panel = team.begin(panels); panel < team.end(panels); ++panel) {
         for (int64_t i = 0; i < rows; i += kStepRows) unpacked_rows(step, panel, i, rows);

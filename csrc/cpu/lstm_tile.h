@@ -19,11 +19,48 @@ constexpr int kSumVectors = 4;
 constexpr int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 constexpr int64_t round_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// Rows [0, count) cut into as few tiles as can be, of sizes that differ by at most 1.
+// The columns of a matrix in panels: whole vectors, spread evenly over as few as can be.
+template <class T>
+struct VectorPanels {
+  int64_t vectors, panels;
+  explicit VectorPanels(int64_t columns)
+      : vectors(round_up(columns, kLanes<T>)), panels(round_up(vectors, kPanelVectors)) {}
+  int64_t begin(int64_t panel) const { return vectors * panel / panels; }
+  int width(int64_t panel) const { return static_cast<int>(begin(panel + 1) - begin(panel)); }
+};
+
+// Panels [begin, end) of w [K, columns].
+template <class T>
+void pack_columns(const T* w, T* packed, int64_t K, int64_t columns,
+                  const VectorPanels<T>& panels, int64_t begin, int64_t end) {
+  for (int64_t panel = begin; panel < end; ++panel) {
+    const int64_t j = panels.begin(panel) * kLanes<T>;
+    const int64_t stop = smaller(j + panels.width(panel) * kLanes<T>, columns);
+    pack_panel(w, columns, K, stop, j, packed + j * K);
+  }
+}
+
+// Rows [begin, end) cut into as few tiles as can be, of sizes that differ by at most 1.
 struct Tiles {
-  int64_t count, tiles;
-  explicit Tiles(int64_t rows) : count(rows), tiles(round_up(rows, kBlockRows)) {}
-  int64_t begin(int64_t tile) const { return count * tile / tiles; }
+  int64_t first, end, tiles;
+  Tiles(int64_t begin, int64_t end)
+      : first(begin), end(end), tiles(round_up(end - begin, kBlockRows)) {}
+  int64_t begin(int64_t tile) const { return first + (end - first) * tile / tiles; }
+};
+
+// Rows [k, k + depth) of a panel: a block of the sum over k.
+struct Span {
+  int64_t k, depth;
+};
+
+// A sum over K terms in as few blocks of at most `most` as can be.
+struct Blocks {
+  int64_t K, count;
+  explicit Blocks(int64_t K, int64_t most = kBlockK) : K(K), count(round_up(K, most)) {}
+  Span span(int64_t block) const {
+    const int64_t k = K * block / count;
+    return {k, K * (block + 1) / count - k};
+  }
 };
 
 template <class T>
@@ -33,19 +70,21 @@ struct PartialSums {
 
 // Works through the items [begin, end) of (group of row tiles) x panels x tiles of the group:
 // all blocks of k for the tiles of one panel, then what follows the product. The step has
-//   row(i)                                    address of row i, K elements
-//   multiply(panel, k, n, rows, a, c, add, soon)
-//                                             c[r] (+)= a[r][0, n) @ panel[k, k + n), r < rows
+//   blocks()                                  into how many the sum is cut, at least 1
+//   span(block)                               which rows of a panel a block takes
+//   row(i, span)                              address of row i's elements that they multiply
+//   multiply(panel, span, rows, a, c, add, soon)
+//                                             c[r] (+)= a[r] @ panel[span], r < rows
 //   finish(panel, i, sums)                    row i's product is complete
 //   lines(panel, i, out)                      up to kLines cache lines that finish will touch;
 //                                             how many
-//   kBlock                                    depth of a block
 //   kAsks                                     whether to ask for them while the tile before is
 //                                             multiplied
 template <class T, class Step>
-void run_items(const Step& step, const Tiles& tiles, int64_t panels, int64_t begin, int64_t end,
-               int64_t K) {
+void run_items(const Step& step, const Tiles& tiles, int64_t panels, int64_t begin,
+               int64_t end) {
   PartialSums<T> partial;
+  const int64_t blocks = step.blocks();
   while (begin < end) {
     const int64_t group = begin / (panels * kGroupTiles) * kGroupTiles;  // its first tile
     const int64_t in_group = smaller(kGroupTiles, tiles.tiles - group);
@@ -54,15 +93,14 @@ void run_items(const Step& step, const Tiles& tiles, int64_t panels, int64_t beg
     const int64_t tile_begin = group + item % in_group;
     const int64_t n = smaller(group + in_group - tile_begin, end - begin);
     const int64_t first_row = tiles.begin(tile_begin);
-    const int64_t blocks = round_up(K, Step::kBlock);
     for (int64_t block = 0; block < blocks; ++block) {
-      const int64_t k = block * Step::kBlock, depth = smaller(Step::kBlock, K - k);
+      const Span span = step.span(block);
       for (int64_t tile = tile_begin; tile < tile_begin + n; ++tile) {
         const int64_t row = tiles.begin(tile), rows = tiles.begin(tile + 1) - row;
         const T* a[kBlockRows];
         T* c[kBlockRows];
         for (int64_t r = 0; r < rows; ++r) {
-          a[r] = step.row(row + r) + k;
+          a[r] = step.row(row + r, span);
           c[r] = partial.sums[row + r - first_row];
         }
         // This block's share of the next tile's rows, if there is a next in the group.
@@ -70,7 +108,7 @@ void run_items(const Step& step, const Tiles& tiles, int64_t panels, int64_t beg
         const int64_t next_panel = same ? panel : panel + 1;
         const int64_t next = same ? row + rows : tiles.begin(group);
         const int64_t next_rows = Step::kAsks && rows > 1 && next_panel < panels
-                                      ? smaller(kBlockRows, tiles.count - next)
+                                      ? smaller(kBlockRows, tiles.end - next)
                                       : 0;
         const void* lines[kBlockRows * Step::kLines];
         Lines soon{lines, 0};
@@ -78,8 +116,8 @@ void run_items(const Step& step, const Tiles& tiles, int64_t panels, int64_t beg
              ++r) {
           soon.count += step.lines(next_panel, next + r, lines + soon.count);
         }
-        step.multiply(panel, k, depth, rows, a, c, k > 0, soon);
-        if (k + depth < K) continue;
+        step.multiply(panel, span, rows, a, c, block > 0, soon);
+        if (block + 1 < blocks) continue;
         for (int64_t r = 0; r < rows; ++r) step.finish(panel, row + r, c[r]);
       }
     }
@@ -113,21 +151,20 @@ struct Share {
     return alive <= first ? 0 : (alive - first - 1) / stride + 1;
   }
 
-  // Rows [begin, end) of all panels, where the product is zero.
+  // Rows [begin, end) through all panels; a product of no blocks is zero.
   template <class T, class Step>
-  void run_without_product(const Step& step, int64_t begin, int64_t end, int64_t panels) const {
-    const T nothing[kSumVectors * kLanes<T>] = {};
-    const int64_t items = end > begin ? (end - begin) * panels : 0;
-    for (int64_t i = items * rank / size; i < items * (rank + 1) / size; ++i) {
-      step.finish(i % panels, begin + i / panels, nothing);
+  void run(const Step& step, int64_t begin, int64_t end, int64_t panels) const {
+    if (begin >= end) return;
+    if (step.blocks() == 0) {
+      const T nothing[kSumVectors * kLanes<T>] = {};
+      const int64_t items = (end - begin) * panels;
+      for (int64_t i = items * rank / size; i < items * (rank + 1) / size; ++i) {
+        step.finish(i % panels, begin + i / panels, nothing);
+      }
+      return;
     }
-  }
-
-  template <class T, class Step>
-  void run(const Step& step, int64_t rows, int64_t panels, int64_t K) const {
-    if (rows == 0) return;
-    const Tiles tiles(rows);
+    const Tiles tiles(begin, end);
     const int64_t items = panels * tiles.tiles;
-    run_items<T>(step, tiles, panels, items * rank / size, items * (rank + 1) / size, K);
+    run_items<T>(step, tiles, panels, items * rank / size, items * (rank + 1) / size);
   }
 };

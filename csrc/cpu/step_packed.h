@@ -12,15 +12,17 @@ struct PackedStep {
   const T* rows;   // [B, E + H], x and h side by side
   const T* panel;  // of the units from `unit` on
   int64_t unit;
+  const Blocks sum;  // over E + H
 
-  const T* row(int64_t i) const { return rows + i * (p.E + p.H); }
+  int64_t blocks() const { return sum.count; }
+  Span span(int64_t block) const { return sum.span(block); }
+  const T* row(int64_t i, const Span& span) const { return rows + i * sum.K + span.k; }
 
-  void multiply(int64_t, int64_t k, int64_t depth, int64_t rows, const T* const* a, T** c,
-                bool add, const Lines& soon) const {
-    multiply_gates(panel, p.E + p.H, k, depth, rows, a, c, add, soon);
+  void multiply(int64_t, const Span& span, int64_t rows, const T* const* a, T** c, bool add,
+                const Lines& soon) const {
+    multiply_gates(panel, sum.K, span, rows, a, c, add, soon);
   }
 
-  static constexpr int64_t kBlock = kBlockK / 2;  // half the rounding error
   static constexpr bool kAsks = kVectorBytes == 64;
   static constexpr int kLines = 7;
   int64_t lines(int64_t, int64_t i, const void** out) const {
@@ -50,12 +52,13 @@ void lstm_step_packed(const LstmStepParams<T>& p, const Team& team) {
   }
   team.barrier->wait();
   T* packed = rows + round_up(p.B * K, 16) * 16 + team.rank * step_panel(K);
-  const Tiles tiles(p.B);
+  const Tiles tiles(0, p.B);
   for (int64_t panel = team.begin(panels); panel < team.end(panels); ++panel) {
     pack_gates(p.w_ih, E, packed, K, 0, H, panel);
     pack_gates(p.w_hh, H, packed, K, E, H, panel);
-    const PackedStep<T> step{p, rows, packed, panel * kLanes<T>};
-    run_items<T>(step, tiles, 1, 0, tiles.tiles, K);
+    // Half the blocks of the sequence kernels, half the rounding error.
+    const PackedStep<T> step{p, rows, packed, panel * kLanes<T>, Blocks(K, kBlockK / 2)};
+    run_items<T>(step, tiles, 1, 0, tiles.tiles);
   }
 }
 
@@ -77,16 +80,18 @@ struct ColumnsStep {
   T* out;          // from column j on
   int64_t M, K, width;
   bool add;
+  const Blocks sum;  // over the depth
 
-  const T* row(int64_t i) const { return a + i * M; }
+  int64_t blocks() const { return sum.count; }
+  Span span(int64_t block) const { return sum.span(block); }
+  const T* row(int64_t i, const Span& span) const { return a + i * M + span.k; }
 
-  void multiply(int64_t, int64_t k, int64_t depth, int64_t rows, const T* const* a, T* const* c,
+  void multiply(int64_t, const Span& span, int64_t rows, const T* const* a, T* const* c,
                 bool add_sums, const Lines& soon) const {
     const int64_t padded = padded_columns<T>(width);
-    multiply_tile(rows, depth, a, 1, panel + k * padded, c, padded, add_sums, soon);
+    multiply_tile(rows, span.depth, a, 1, panel + span.k * padded, c, padded, add_sums, soon);
   }
 
-  static constexpr int64_t kBlock = kBlockK;
   static constexpr bool kAsks = true;
   static constexpr int kLines = kPanelVectors;
   int64_t lines(int64_t, int64_t i, const void** at) const {
@@ -120,7 +125,7 @@ void multiply_columns(const T* a, const T* w, T* out, int64_t B, int64_t M, int6
     case 4:
       return stream_columns<T, 4>(a, w, out, M, K, begin, end);
   }
-  const Tiles tiles(B);
+  const Tiles tiles(0, B);
   const int64_t vectors = round_up(end - begin, kLanes<T>);
   const int64_t panels = round_up(vectors, kPanelVectors);
   for (int64_t i = 0; i < panels; ++i) {
@@ -129,8 +134,8 @@ void multiply_columns(const T* a, const T* w, T* out, int64_t B, int64_t M, int6
     for (int64_t m = 0; m < M; m += kStepDepth) {
       const int64_t depth = smaller(kStepDepth, M - m);
       pack_panel(w + m * K, K, depth, stop, j, panel);
-      const ColumnsStep<T> step{a + m, panel, out + j, M, K, stop - j, m > 0};
-      run_items<T>(step, tiles, 1, 0, tiles.tiles, depth);
+      const ColumnsStep<T> step{a + m, panel, out + j, M, K, stop - j, m > 0, Blocks(depth)};
+      run_items<T>(step, tiles, 1, 0, tiles.tiles);
     }
   }
 }
