@@ -199,12 +199,12 @@ struct LstmSequenceBackwardParams {
   bool zero_h0;  // all of h0 is 0
 };
 
-// The weight gradient sums over the tokens in pieces of this many. Longer ones spare reads of
-// the sums, but round worse: 256 broke the error rule.
-constexpr int64_t kWeightGradDepth = 64;
+// Weight gradients take in tokens this many at a time, and then read and write their sums once.
+// (The chains of additions within are shorter, which rounds less.)
+constexpr int64_t kWeightGradDepth = 128;
 
 // Rows of gate gradients are regrouped in tiles of 6, a little apart so that the tiles do not
-// fall into the same cache sets; each member has a panel of h besides.
+// fall into the same cache sets; each member has a panel of h or x besides.
 constexpr int64_t weight_grad_tile(int64_t depth) { return 6 * depth + 16; }
 constexpr int64_t weight_grad_scratch(int64_t H, int64_t members) {
   return (4 * H + 5) / 6 * weight_grad_tile(kWeightGradDepth) + members * 64 * kWeightGradDepth;

@@ -120,6 +120,8 @@ class TokenGrads {
  private:
   static constexpr int64_t kTile = weight_grad_tile(kWeightGradDepth);
   static constexpr int64_t kRegroupTiles = 8, kRegroupAhead = 8;
+  // Tokens whose products are summed on their own first: 256 broke the error rule.
+  static constexpr int64_t kChain = 64;
 
   void take_in() {
     regroup();
@@ -199,14 +201,17 @@ class TokenGrads {
       }
       const T* tile = grads_;
       for (int64_t m = begin_; m < end_; m += kBlockRows, tile += kTile) {
-        const T* a[kBlockRows];
-        T* c[kBlockRows];
-        for (int64_t r = 0; r < kBlockRows; ++r) {
-          a[r] = tile + r;
-          c[r] = out + (m + r) * columns + j;
+        const int64_t rows = smaller(kBlockRows, end_ - m);
+        for (int64_t k = 0; k < tokens; k += kChain) {
+          const T* a[kBlockRows];
+          T* c[kBlockRows];
+          for (int64_t r = 0; r < kBlockRows; ++r) {
+            a[r] = tile + k * kBlockRows + r;
+            c[r] = out + (m + r) * columns + j;
+          }
+          multiply_tile(rows, smaller(kChain, tokens - k), a, kBlockRows, panel_ + k * width, c,
+                        there, add || k > 0);
         }
-        multiply_tile(smaller(kBlockRows, end_ - m), tokens, a, kBlockRows, panel_, c, there,
-                      add);
       }
     }
   }
