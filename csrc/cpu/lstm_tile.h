@@ -40,12 +40,19 @@ void pack_columns(const T* w, T* packed, int64_t K, int64_t columns,
   }
 }
 
-// Rows [begin, end) cut into as few tiles as can be, of sizes that differ by at most 1.
-struct Tiles {
-  int64_t first, end, tiles;
-  Tiles(int64_t begin, int64_t end)
-      : first(begin), end(end), tiles(round_up(end - begin, kBlockRows)) {}
-  int64_t begin(int64_t tile) const { return first + (end - first) * tile / tiles; }
+// n things in as few parts of at most `most` as can be, of sizes that differ by at most 1.
+struct Parts {
+  int64_t count, size, larger;  // the first `larger` parts have size + 1, the others size
+  Parts(int64_t n, int64_t most)
+      : count(round_up(n, most)), size(count == 0 ? 0 : n / count), larger(n - size * count) {}
+  int64_t begin(int64_t part) const { return part * size + smaller(part, larger); }
+};
+
+// Rows [begin, end) in tiles.
+struct Tiles : Parts {
+  int64_t first, end;
+  Tiles(int64_t begin, int64_t end) : Parts(end - begin, kBlockRows), first(begin), end(end) {}
+  int64_t begin(int64_t tile) const { return first + Parts::begin(tile); }
 };
 
 // Rows [k, k + depth) of a panel: a block of the sum over k.
@@ -53,13 +60,13 @@ struct Span {
   int64_t k, depth;
 };
 
-// A sum over K terms in as few blocks of at most `most` as can be.
-struct Blocks {
-  int64_t K, count;
-  explicit Blocks(int64_t K, int64_t most = kBlockK) : K(K), count(round_up(K, most)) {}
+// A sum over K terms in blocks.
+struct Blocks : Parts {
+  int64_t K;
+  explicit Blocks(int64_t K, int64_t most = kBlockK) : Parts(K, most), K(K) {}
   Span span(int64_t block) const {
-    const int64_t k = K * block / count;
-    return {k, K * (block + 1) / count - k};
+    const int64_t k = begin(block);
+    return {k, begin(block + 1) - k};
   }
 };
 
@@ -85,12 +92,11 @@ void run_items(const Step& step, const Tiles& tiles, int64_t panels, int64_t beg
                int64_t end) {
   PartialSums<T> partial;
   const int64_t blocks = step.blocks();
+  int64_t group = begin / (panels * kGroupTiles) * kGroupTiles;  // its first tile
+  int64_t in_group = smaller(kGroupTiles, tiles.count - group);
+  int64_t panel = (begin - group * panels) / in_group;
+  int64_t tile_begin = group + (begin - group * panels) % in_group;
   while (begin < end) {
-    const int64_t group = begin / (panels * kGroupTiles) * kGroupTiles;  // its first tile
-    const int64_t in_group = smaller(kGroupTiles, tiles.tiles - group);
-    const int64_t item = begin - group * panels;
-    const int64_t panel = item / in_group;
-    const int64_t tile_begin = group + item % in_group;
     const int64_t n = smaller(group + in_group - tile_begin, end - begin);
     const int64_t first_row = tiles.begin(tile_begin);
     for (int64_t block = 0; block < blocks; ++block) {
@@ -122,6 +128,12 @@ void run_items(const Step& step, const Tiles& tiles, int64_t panels, int64_t beg
       }
     }
     begin += n;
+    if (++panel == panels) {
+      panel = 0;
+      group += kGroupTiles;
+      in_group = smaller(kGroupTiles, tiles.count - group);
+    }
+    tile_begin = group;
   }
 }
 
@@ -164,7 +176,7 @@ struct Share {
       return;
     }
     const Tiles tiles(begin, end);
-    const int64_t items = panels * tiles.tiles;
+    const int64_t items = panels * tiles.count;
     run_items<T>(step, tiles, panels, items * rank / size, items * (rank + 1) / size);
   }
 };

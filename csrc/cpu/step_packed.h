@@ -58,7 +58,7 @@ void lstm_step_packed(const LstmStepParams<T>& p, const Team& team) {
     pack_gates(p.w_hh, H, packed, K, E, H, panel);
     // Half the blocks of the sequence kernels, half the rounding error.
     const PackedStep<T> step{p, rows, packed, panel * kLanes<T>, Blocks(K, kBlockK / 2)};
-    run_items<T>(step, tiles, 1, 0, tiles.tiles);
+    run_items<T>(step, tiles, 1, 0, tiles.count);
   }
 }
 
@@ -135,7 +135,7 @@ void multiply_columns(const T* a, const T* w, T* out, int64_t B, int64_t M, int6
       const int64_t depth = smaller(kStepDepth, M - m);
       pack_panel(w + m * K, K, depth, stop, j, panel);
       const ColumnsStep<T> step{a + m, panel, out + j, M, K, stop - j, m > 0, Blocks(depth)};
-      run_items<T>(step, tiles, 1, 0, tiles.tiles);
+      run_items<T>(step, tiles, 1, 0, tiles.count);
     }
   }
 }
