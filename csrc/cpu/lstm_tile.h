@@ -90,13 +90,14 @@ struct PartialSums {
 template <class T, class Step>
 void run_items(const Step& step, const Tiles& tiles, int64_t panels, int64_t begin,
                int64_t end) {
+  if (begin >= end) return;
   PartialSums<T> partial;
   const int64_t blocks = step.blocks();
   int64_t group = begin / (panels * kGroupTiles) * kGroupTiles;  // its first tile
   int64_t in_group = smaller(kGroupTiles, tiles.count - group);
   int64_t panel = (begin - group * panels) / in_group;
   int64_t tile_begin = group + (begin - group * panels) % in_group;
-  while (begin < end) {
+  do {
     const int64_t n = smaller(group + in_group - tile_begin, end - begin);
     const int64_t first_row = tiles.begin(tile_begin);
     for (int64_t block = 0; block < blocks; ++block) {
@@ -134,7 +135,7 @@ void run_items(const Step& step, const Tiles& tiles, int64_t panels, int64_t beg
       in_group = smaller(kGroupTiles, tiles.count - group);
     }
     tile_begin = group;
-  }
+  } while (begin < end);
 }
 
 // The rows that one member works on, and how it shares the panels. Either every member takes
