@@ -182,3 +182,17 @@ void multiply(int64_t rows, int64_t depth, int64_t columns, const RowOfA& a_row,
     k += most;
   } while (k < depth);
 }
+
+// The sum over k < count of row_of(k)[0, n), each `chain` rows on their own first: longer
+// chains of additions round worse.
+template <class T, class RowOf>
+FASTCHAR_INLINE Vec<T> sum_rows(const RowOf& row_of, int64_t count, int64_t n, int64_t chain) {
+  Vec<T> sum{};
+  for (int64_t k = 0; k < count;) {
+    const int64_t stop = count - k < chain ? count : k + chain;
+    Vec<T> part{};
+    for (; k < stop; ++k) part = part + load_upto(row_of(k), n);
+    sum = sum + part;
+  }
+  return sum;
+}

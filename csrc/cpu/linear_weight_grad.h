@@ -71,10 +71,8 @@ class LinearWeightGrad {
       }
       if (!p_.grad_bias || j0_ > 0) continue;
       for (int64_t g = 0; g < count; g += kLanes<T>) {
-        Vec<T> sum{};
-        for (int64_t k = 0; k < depth; ++k) {
-          sum = sum + load_upto(p_.grad + (n + k) * p_.N + m + g, count - g);
-        }
+        const auto grads = [&](int64_t k) { return p_.grad + (n + k) * p_.N + m + g; };
+        const Vec<T> sum = sum_rows<T>(grads, depth, count - g, kChain);
         T* at = bias_ + m - m0_ + g;
         store_upto(at, add ? sum + load_upto(at, count - g) : sum, count - g);
       }

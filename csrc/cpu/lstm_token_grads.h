@@ -180,8 +180,8 @@ class TokenGrads {
   void add_to_bias(int64_t m, int64_t count) {
     for (int64_t g = 0; g < count; g += kLanes<T>) {
       const int64_t n = count - g;
-      Vec<T> sum{};
-      for (int64_t k = 0; k < count_; ++k) sum = sum + load_upto(gates_[k] + m + g, n);
+      const auto gates = [&](int64_t k) { return gates_[k] + m + g; };
+      const Vec<T> sum = sum_rows<T>(gates, count_, n, kChain);
       T* at = p_.grad_bias + m + g;
       store_upto(at, any_ ? sum + load_upto(at, n) : sum, n);
     }
