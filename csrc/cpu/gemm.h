@@ -61,10 +61,13 @@ void pack_panel_of_transpose(const T* b, int64_t depth, int64_t columns, int64_t
 }
 
 // Cache lines that will be needed soon. A product asks for one with each step of its sum: all
-// at once they would hold up the loads of whoever asks.
+// at once they would hold up the loads of whoever asks. It also asks, into L2, for the rows
+// that follow its own in the packed matrix, of which [begin, begin + rows) are this product's
+// share.
 struct Lines {
   const void* const* line = nullptr;
   int64_t count = 0;
+  int64_t begin = 0, rows = 0;
 };
 
 // c[r][j] = (add ? c[r][j] : 0) + sum over k of a[r][k * a_step] * panel[k][j], for `columns`
@@ -89,6 +92,10 @@ void multiply_block(int64_t depth, const T* const* a, int64_t a_step, const T* p
     Vec<T> b[NV];
 #pragma GCC unroll 4
     for (int v = 0; v < NV; ++v) b[v] = load(panel + v * L);
+    if (static_cast<uint64_t>(k - soon.begin) < static_cast<uint64_t>(soon.rows)) {
+#pragma GCC unroll 4
+      for (int v = 0; v < NV; ++v) __builtin_prefetch(panel + (depth * NV + v) * L, 0, 2);
+    }
     panel += NV * L;
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {

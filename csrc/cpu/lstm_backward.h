@@ -135,7 +135,7 @@ void lstm_backward(const LstmSequenceBackwardParams<T>& p, const Team& team) {
     const int64_t rows = share.count(alive_at(p, t));
     int64_t going_on = s > 0 ? share.count(alive_at(p, step_at(p, s - 1))) : 0;
     if (!p.grad_h0) going_on = smaller(going_on, rows);
-    share.run<T>(step, 0, going_on, panels.panels);
+    share.run<T>(step, 0, going_on, panels.panels, share.far<T>(4 * H * H));
     share.run<T>(last, going_on, rows, panels.panels);
     const bool chunk_ends = s < p.steps && ((s + 1) % p.chunk == 0 || s + 1 == p.steps);
     if (!p.split_batch || chunk_ends) team.barrier->wait();

@@ -27,7 +27,7 @@ void multiply_gates(const T* panel, int64_t K, const Span& span, int64_t rows,
     T* columns[kBlockRows];
     for (int64_t r = 0; r < rows; ++r) columns[r] = c[r] + part * width;
     multiply_tile(rows, span.depth, a, 1, panel + (part * K + span.k) * width, columns, width,
-                  add, part == 0 ? soon : Lines{});
+                  add, part == 0 ? soon : Lines{nullptr, 0, soon.begin, soon.rows});
   }
 }
 
@@ -212,7 +212,7 @@ void lstm_forward(const LstmSequenceParams<T>& p, const Team& team) {
     const int64_t rows = share.count(p.alive ? p.alive[t] : B);
     const int64_t multiplied = skip_start ? smaller(going_on, rows) : rows;
     if (p.packed) {
-      share.run<T>(step, 0, multiplied, panels);
+      share.run<T>(step, 0, multiplied, panels, share.far<T>(4 * H * K));
       const ForwardStep<T> start{p, share, stream_state, t, of_x, Blocks(0)};
       share.run<T>(start, multiplied, rows, panels);
     } else {

@@ -13,6 +13,8 @@ constexpr int64_t kBlockK = 128;
 // Row tiles that pass a panel before the next panel: their rows stay in L2, and their partial
 // sums on the stack.
 constexpr int64_t kGroupTiles = 24;
+// A member's share of the packed weights, in bytes, beyond which they don't stay in its L2.
+constexpr int64_t kFarBytes = 1 << 21;
 // Vectors of partial sums a row: the four gates of a vector of units, or a backward panel.
 constexpr int kSumVectors = 4;
 
@@ -87,9 +89,10 @@ struct PartialSums {
 //                                             how many
 //   kAsks                                     whether to ask for them while the tile before is
 //                                             multiplied
+// Where the panels are `far`, beyond L2, the tiles of a block also ask for the next one.
 template <class T, class Step>
-void run_items(const Step& step, const Tiles& tiles, int64_t panels, int64_t begin,
-               int64_t end) {
+void run_items(const Step& step, const Tiles& tiles, int64_t panels, int64_t begin, int64_t end,
+               bool far = false) {
   if (begin >= end) return;
   PartialSums<T> partial;
   const int64_t blocks = step.blocks();
@@ -102,6 +105,9 @@ void run_items(const Step& step, const Tiles& tiles, int64_t panels, int64_t beg
     const int64_t first_row = tiles.begin(tile_begin);
     for (int64_t block = 0; block < blocks; ++block) {
       const Span span = step.span(block);
+      // Of the next block's rows, a tile's share.
+      const int64_t ahead =
+          far && tiles.end - tiles.first >= kBlockRows ? round_up(span.depth, n) : 0;
       for (int64_t tile = tile_begin; tile < tile_begin + n; ++tile) {
         const int64_t row = tiles.begin(tile), rows = tiles.begin(tile + 1) - row;
         const T* a[kBlockRows];
@@ -118,7 +124,7 @@ void run_items(const Step& step, const Tiles& tiles, int64_t panels, int64_t beg
                                       ? smaller(kBlockRows, tiles.end - next)
                                       : 0;
         const void* lines[kBlockRows * Step::kLines];
-        Lines soon{lines, 0};
+        Lines soon{lines, 0, (tile - tile_begin) * ahead, ahead};
         for (int64_t r = next_rows * block / blocks; r < next_rows * (block + 1) / blocks;
              ++r) {
           soon.count += step.lines(next_panel, next + r, lines + soon.count);
@@ -154,6 +160,12 @@ struct Share {
         rank(split_batch ? 0 : team.rank),
         size(split_batch ? 1 : team.size) {}
 
+  // Whether packed weights of as many elements are far from each member.
+  template <class T>
+  bool far(int64_t elements) const {
+    return elements / size * static_cast<int64_t>(sizeof(T)) > kFarBytes;
+  }
+
   // Sequence (index into the batch) of this member's row i.
   int64_t sequence(int64_t i) const {
     const int64_t s = first + i * stride;
@@ -166,7 +178,8 @@ struct Share {
 
   // Rows [begin, end) through all panels; a product of no blocks is zero.
   template <class T, class Step>
-  void run(const Step& step, int64_t begin, int64_t end, int64_t panels) const {
+  void run(const Step& step, int64_t begin, int64_t end, int64_t panels,
+           bool far = false) const {
     if (begin >= end) return;
     if (step.blocks() == 0) {
       const T nothing[kSumVectors * kLanes<T>] = {};
@@ -178,6 +191,6 @@ struct Share {
     }
     const Tiles tiles(begin, end);
     const int64_t items = panels * tiles.count;
-    run_items<T>(step, tiles, panels, items * rank / size, items * (rank + 1) / size);
+    run_items<T>(step, tiles, panels, items * rank / size, items * (rank + 1) / size, far);
   }
 };
