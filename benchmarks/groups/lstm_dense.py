@@ -3,17 +3,17 @@
 What changing an import gives: one layer, no lengths, nn.LSTM's own arguments.
 """
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 import fastchar
 
 from .. import roofline
 from ..covering import Point
 from ..inputs import module, randn
-from ..interleave import Case, Contestant, buffers_beyond_cache
+from ..interleave import Case, buffers_beyond_cache
 from ..machine import last_level_cache
 from . import OURS, Group
+from .lstm_uniform import inference, training
 
 NAMES = ("torch", OURS)
 
@@ -27,44 +27,18 @@ def _modules(point: Point) -> dict[str, nn.Module]:
 
 
 def build_training(point: Point) -> Case:
-    """Forward and backward from a given upstream gradient [T, B, H], to x and every parameter."""
+    """x [T, B, E], whose gradient is made too; upstream gradients [T, B, H]."""
     T, B, E, H = (point[axis] for axis in "TBEH")
     buffers = buffers_beyond_cache(4 * T * B * (E + H), last_level_cache())
     inputs = [randn(T, B, E).requires_grad_() for _ in range(buffers)]
-    grads = [randn(T, B, H) for _ in range(buffers)]
-
-    def contestant(name: str, model: nn.Module) -> Contestant:
-        def forward(i: int) -> Tensor:
-            output: Tensor = model(inputs[i])[0]
-            return output
-
-        return Contestant(
-            name,
-            forward,
-            lambda output, i: output.backward(grads[i]),
-            parameters=[*model.parameters(), *inputs],
-        )
-
-    return Case([contestant(*item) for item in _modules(point).items()], buffers)
+    return training(_modules(point), inputs, [randn(T, B, H) for _ in inputs])
 
 
 def build_inference(point: Point) -> Case:
-    """Forward alone, under no_grad, in eval mode."""
+    """x [T, B, E]."""
     T, B, E = (point[axis] for axis in "TBE")
     buffers = buffers_beyond_cache(4 * T * B * E, last_level_cache())
-    inputs = [randn(T, B, E) for _ in range(buffers)]
-
-    def contestant(name: str, model: nn.Module) -> Contestant:
-        model.eval()
-
-        @torch.no_grad()
-        def forward(i: int) -> Tensor:
-            output: Tensor = model(inputs[i])[0]
-            return output
-
-        return Contestant(name, forward)
-
-    return Case([contestant(*item) for item in _modules(point).items()], buffers)
+    return inference(_modules(point), [randn(T, B, E) for _ in range(buffers)])
 
 
 GROUPS = (

@@ -46,45 +46,54 @@ def _modules(point: Point) -> dict[str, nn.Module]:
     return dict(zip(NAMES, (plain, fastchar.accelerate(swapped), ours), strict=True))
 
 
-def build_training(point: Point) -> Case:
-    """Forward and backward from a given upstream gradient [T, B, H], to every parameter."""
-    T, B, H = (point[axis] for axis in "TBH")
-    buffers = buffers_beyond_cache(4 * T * B * H, last_level_cache())
-    ids = [torch.randint(SYMBOLS, (T, B)) for _ in range(buffers)]
-    grads = [randn(T, B, H) for _ in range(buffers)]
+def training(modules: dict[str, nn.Module], inputs: list[Tensor], grads: list[Tensor]) -> Case:
+    """Forward and backward from a given upstream gradient, to every parameter, and to inputs."""
+    leaves = [x for x in inputs if x.requires_grad]
 
     def contestant(name: str, model: nn.Module) -> Contestant:
         def forward(i: int) -> Tensor:
-            output = model(ids[i])
+            output = model(inputs[i])
             return output if isinstance(output, Tensor) else output[0]
 
         return Contestant(
             name,
             forward,
             lambda output, i: output.backward(grads[i]),
-            parameters=list(model.parameters()),
+            parameters=[*model.parameters(), *leaves],
         )
 
-    return Case([contestant(*item) for item in _modules(point).items()], buffers)
+    return Case([contestant(*item) for item in modules.items()], len(inputs))
 
 
-def build_inference(point: Point) -> Case:
+def inference(modules: dict[str, nn.Module], inputs: list[Tensor]) -> Case:
     """Forward alone, under no_grad, in eval mode."""
-    T, B = point["T"], point["B"]
-    buffers = buffers_beyond_cache(8 * T * B, last_level_cache())
-    ids = [torch.randint(SYMBOLS, (T, B)) for _ in range(buffers)]
 
     def contestant(name: str, model: nn.Module) -> Contestant:
         model.eval()
 
         @torch.no_grad()
         def forward(i: int) -> Tensor:
-            output = model(ids[i])
+            output = model(inputs[i])
             return output if isinstance(output, Tensor) else output[0]
 
         return Contestant(name, forward)
 
-    return Case([contestant(*item) for item in _modules(point).items()], buffers)
+    return Case([contestant(*item) for item in modules.items()], len(inputs))
+
+
+def build_training(point: Point) -> Case:
+    """ids [T, B], upstream gradients [T, B, H]."""
+    T, B, H = (point[axis] for axis in "TBH")
+    buffers = buffers_beyond_cache(4 * T * B * H, last_level_cache())
+    ids = [torch.randint(SYMBOLS, (T, B)) for _ in range(buffers)]
+    return training(_modules(point), ids, [randn(T, B, H) for _ in ids])
+
+
+def build_inference(point: Point) -> Case:
+    """ids [T, B]."""
+    T, B = point["T"], point["B"]
+    buffers = buffers_beyond_cache(8 * T * B, last_level_cache())
+    return inference(_modules(point), [torch.randint(SYMBOLS, (T, B)) for _ in range(buffers)])
 
 
 GROUPS = (
