@@ -187,7 +187,7 @@ struct LstmSequenceBackwardParams {
   T* grad_h0;              // [B, H] or null
   T* grad_c0;              // [B, H]
   T* packed;               // scratch, packed_size(H, H) elements at a multiple of 64 bytes
-  T* packed_ih;            // scratch, packed_size(E, H) of the same for grad_x, or null
+  T* packed_ih;            // scratch, packed_size(E, H) of the same, if there is grad_x
   T* weight_scratch;       // weight_grad_scratch(H, members) elements of the same
   const int64_t* order;    // these as in LstmSequenceParams
   const int64_t* alive;

@@ -55,8 +55,8 @@ template <class T>
 void linear(const LinearParams<T>& p, const Team& team) {
   const FlushDenormals flush;
   const VectorPanels<T> panels(p.N);
-  pack_linear(p, panels, team.begin(panels.panels), team.end(panels.panels));
+  pack_linear(p, panels, team.begin(panels.count), team.end(panels.count));
   team.barrier->wait();
   Share(nullptr, false, team)
-      .run<T>(LinearStep<T>{p, panels, Blocks(p.K)}, 0, p.M, panels.panels);
+      .run<T>(LinearStep<T>{p, panels, Blocks(p.K)}, 0, p.M, panels.count);
 }

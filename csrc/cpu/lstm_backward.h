@@ -103,8 +103,8 @@ void lstm_backward(const LstmSequenceBackwardParams<T>& p, const Team& team) {
   const Share share(p.order, p.split_batch, team);
   TokenGrads<T> token_grads(p, team);
   if (p.steps > 1 || p.grad_h0) {
-    pack_columns(p.w_hh, p.packed, 4 * H, H, panels, team.begin(panels.panels),
-                 team.end(panels.panels));
+    pack_columns(p.w_hh, p.packed, 4 * H, H, panels, team.begin(panels.count),
+                 team.end(panels.count));
   }
 
   // Rows that no step writes: padding, and the states of empty sequences.
@@ -123,6 +123,8 @@ void lstm_backward(const LstmSequenceBackwardParams<T>& p, const Team& team) {
   }
   team.barrier->wait();
 
+  const Blocks of_gates(4 * H);
+  const bool far = share.far<T>(4 * H * H);
   // One step more than there are: it writes grad_h0. Sequences end at different steps in
   // reverse, and then that of a short one is written among the others' steps. Where nobody
   // needs grad_h0, the product of a sequence's first step is left out.
@@ -130,13 +132,13 @@ void lstm_backward(const LstmSequenceBackwardParams<T>& p, const Team& team) {
     const int64_t t = step_at(p, s);
     T* grads = s < p.steps ? grad_gates_at(p, s) : nullptr;
     const T* grads_after = s > 0 ? grad_gates_at(p, s - 1) : nullptr;
-    const BackwardStep<T> step{p, share, panels, t, grads, grads_after, Blocks(4 * H)};
+    const BackwardStep<T> step{p, share, panels, t, grads, grads_after, of_gates};
     const BackwardStep<T> last{p, share, panels, t, grads, grads_after, Blocks(0)};
     const int64_t rows = share.count(alive_at(p, t));
     int64_t going_on = s > 0 ? share.count(alive_at(p, step_at(p, s - 1))) : 0;
     if (!p.grad_h0) going_on = smaller(going_on, rows);
-    share.run<T>(step, 0, going_on, panels.panels, share.far<T>(4 * H * H));
-    share.run<T>(last, going_on, rows, panels.panels);
+    share.run<T>(step, 0, going_on, panels.count, far);
+    share.run<T>(last, going_on, rows, panels.count);
     const bool chunk_ends = s < p.steps && ((s + 1) % p.chunk == 0 || s + 1 == p.steps);
     if (!p.split_batch || chunk_ends) team.barrier->wait();
     if (!chunk_ends) continue;

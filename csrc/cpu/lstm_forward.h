@@ -205,6 +205,7 @@ void lstm_forward(const LstmSequenceParams<T>& p, const Team& team) {
   // A sequence that starts from zeros needs no product (0 times Inf or NaN is NaN, as ever).
   const bool skip_start = p.packed && p.zero_h0 && !p.infinite->load(std::memory_order_relaxed);
   const Blocks of_x(p.E), of_h(H);
+  const bool far = share.far<T>(4 * H * K);
   int64_t going_on = 0;  // rows that have been through a step
   for (int64_t s = 0; s < p.steps; ++s) {
     const int64_t t = p.reverse ? p.steps - 1 - s : s;
@@ -212,7 +213,7 @@ void lstm_forward(const LstmSequenceParams<T>& p, const Team& team) {
     const int64_t rows = share.count(p.alive ? p.alive[t] : B);
     const int64_t multiplied = skip_start ? smaller(going_on, rows) : rows;
     if (p.packed) {
-      share.run<T>(step, 0, multiplied, panels, share.far<T>(4 * H * K));
+      share.run<T>(step, 0, multiplied, panels, far);
       const ForwardStep<T> start{p, share, stream_state, t, of_x, Blocks(0)};
       share.run<T>(start, multiplied, rows, panels);
     } else {

@@ -21,13 +21,18 @@ constexpr int kSumVectors = 4;
 constexpr int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 constexpr int64_t round_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// The columns of a matrix in panels: whole vectors, spread evenly over as few as can be.
+// n things in as few parts of at most `most` as can be, of sizes that differ by at most 1.
+struct Parts {
+  int64_t count, size, larger;  // the first `larger` parts have size + 1, the others size
+  Parts(int64_t n, int64_t most)
+      : count(round_up(n, most)), size(count == 0 ? 0 : n / count), larger(n - size * count) {}
+  int64_t begin(int64_t part) const { return part * size + smaller(part, larger); }
+};
+
+// The columns of a matrix in panels, counted in whole vectors.
 template <class T>
-struct VectorPanels {
-  int64_t vectors, panels;
-  explicit VectorPanels(int64_t columns)
-      : vectors(round_up(columns, kLanes<T>)), panels(round_up(vectors, kPanelVectors)) {}
-  int64_t begin(int64_t panel) const { return vectors * panel / panels; }
+struct VectorPanels : Parts {
+  explicit VectorPanels(int64_t columns) : Parts(round_up(columns, kLanes<T>), kPanelVectors) {}
   int width(int64_t panel) const { return static_cast<int>(begin(panel + 1) - begin(panel)); }
 };
 
@@ -41,14 +46,6 @@ void pack_columns(const T* w, T* packed, int64_t K, int64_t columns,
     pack_panel(w, columns, K, stop, j, packed + j * K);
   }
 }
-
-// n things in as few parts of at most `most` as can be, of sizes that differ by at most 1.
-struct Parts {
-  int64_t count, size, larger;  // the first `larger` parts have size + 1, the others size
-  Parts(int64_t n, int64_t most)
-      : count(round_up(n, most)), size(count == 0 ? 0 : n / count), larger(n - size * count) {}
-  int64_t begin(int64_t part) const { return part * size + smaller(part, larger); }
-};
 
 // Rows [begin, end) in tiles.
 struct Tiles : Parts {

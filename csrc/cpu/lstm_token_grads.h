@@ -80,8 +80,8 @@ class TokenGrads {
       __builtin_memset(p.grad_table + v * 4 * p.H + begin_, 0, sizeof(T) * (end_ - begin_));
     }
     if (p.grad_x) {
-      pack_columns(p.w_ih, p.packed_ih, 4 * p.H, p.E, of_x_, team.begin(of_x_.panels),
-                   team.end(of_x_.panels));
+      pack_columns(p.w_ih, p.packed_ih, 4 * p.H, p.E, of_x_, team.begin(of_x_.count),
+                   team.end(of_x_.count));
     }
   }
 
@@ -135,7 +135,7 @@ class TokenGrads {
     }
     if (p_.grad_x) {
       const InputGradStep<T> step{p_, of_x_, gates_, token_, Blocks(4 * p_.H)};
-      Share(nullptr, false, team_).template run<T>(step, 0, count_, of_x_.panels);
+      Share(nullptr, false, team_).template run<T>(step, 0, count_, of_x_.count);
     }
     count_ = with_h_ = 0;
     any_ = true;
