@@ -24,13 +24,15 @@ def test_the_goals_are_measured_first():
 
 
 class FakeGPU:
-    """As much of torch.cuda as a race needs. A call that copies fails a capture, and after that
-    every random number is an error until a capture succeeds, as torch has it up to 2.11."""
+    """As much of torch.cuda as a race needs. A call that copies fails a capture; its end, which
+    fails too, leaves the capture's stream, and after that every random number is an error until a
+    capture succeeds: as torch has it up to 2.11."""
 
     def __init__(self, recovers: bool = True) -> None:
         self.recovers = recovers
         self.capturing = self.believes = False
         self.captures = 0
+        self.here = "main"
 
     def random(self, *_, **__) -> None:
         if self.believes and not self.capturing:
@@ -43,15 +45,22 @@ class FakeGPU:
     @contextlib.contextmanager
     def graph(self, graph):
         self.captures += 1
+        before, self.here = self.here, "the capture's"
         self.capturing = self.believes = True
         try:
             yield
             self.believes = not self.recovers
+        except RuntimeError as error:
+            raise RuntimeError("failed due to a previous error during capture") from error
         finally:
             self.capturing = False
+        self.here = before
 
     def stream(self, *_):
-        return SimpleNamespace(wait_stream=lambda other: None)
+        return SimpleNamespace(wait_stream=lambda other: None, name=self.here)
+
+    def set_stream(self, stream):
+        self.here = stream.name
 
     def event(self, **_):
         return SimpleNamespace(
@@ -66,6 +75,7 @@ class FakeGPU:
         monkeypatch.setattr(cuda, "synchronize", lambda: None)
         monkeypatch.setattr(cuda, "CUDAGraph", lambda: SimpleNamespace(replay=lambda: None))
         monkeypatch.setattr(cuda, "graph", self.graph)
+        monkeypatch.setattr(cuda, "set_stream", self.set_stream)
         monkeypatch.setattr(cuda, "Event", self.event)
         monkeypatch.setattr(torch, "rand", self.random)
         monkeypatch.setattr(torch, "zeros", lambda *_, **__: None)
@@ -80,6 +90,8 @@ def test_a_contestant_without_a_graph_makes_the_race_eager(monkeypatch):
     assert result["seconds"] == result["eager_seconds"]
     assert result["seconds"].keys() == {"fastchar", "torch"}
     assert result["graph_seconds"].keys() == {"fastchar"}
+    assert gpu.here == "main"
+    assert gpu_points.FAILED_GRAPHS  # which the allocator goes on asking
     gpu.random()
     # What is known not to be captured isn't tried.
     before = gpu.captures
