@@ -8,6 +8,8 @@ but not of what torch's kernels wrote. What reads cuBLAS's results it is spared.
 
 import os
 import sys
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 
@@ -41,8 +43,9 @@ def cell(dtype: torch.dtype) -> None:
     ops.lstm_cell_backward(h, c_new, act, c)
 
 
-def sequence(dtype: torch.dtype, H: int, ragged: bool) -> None:
+def sequence(dtype: torch.dtype, way: str, H: int, ragged: bool) -> None:
     """From a folded table, the padding's ids out of its range; or from gates."""
+    os.environ["FASTCHAR_CUDA_LSTM"] = way
     T, B, V = max(LENGTHS), len(LENGTHS), 9
     lengths = ids = None
     gates = torch.randn(T, B, 4 * H, dtype=dtype).cuda()
@@ -59,25 +62,37 @@ def sequence(dtype: torch.dtype, H: int, ragged: bool) -> None:
     autograd._lstm_sequence_backward(y, h, c, act, kept, y, *inputs, V, True)
 
 
-def main(tool: str = "") -> None:
-    assert fastchar.backends().get("cuda"), fastchar.backends()
-    torch.manual_seed(0)
+def parts(tool: str) -> Iterator[tuple[Any, ...]]:
+    """What is watched: a function and its arguments."""
     for dtype in (torch.float32, torch.bfloat16):
-        embedding(dtype)
-        cell(dtype)
+        yield embedding, dtype
+        yield cell, dtype
         if tool != "initcheck":
-            loss(dtype)
+            yield loss, dtype
     clusters = torch.cuda.get_device_capability() >= (9, 0)
     ways = [(torch.bfloat16, *way) for way in WAYS] + [(torch.float32, *way) for way in TF32_WAYS]
     for dtype, way, H in ways:
         if (way == "cluster" and not clusters) or (way == "steps" and tool == "initcheck"):
             continue
-        print(way, dtype, H, flush=True)  # the last one, if it hangs
-        os.environ["FASTCHAR_CUDA_LSTM"] = way
         for ragged in (False, True):
-            sequence(dtype, H, ragged)
-    torch.cuda.synchronize()
+            yield sequence, dtype, way, H, ragged
+
+
+def main(tool: str = "") -> int:
+    """One part that fails keeps no other from being watched."""
+    assert fastchar.backends().get("cuda"), fastchar.backends()
+    torch.manual_seed(0)
+    failed = 0
+    for part, *arguments in parts(tool):
+        print(part.__name__, *arguments, flush=True)  # the last one, if it hangs
+        try:
+            part(*arguments)
+            torch.cuda.synchronize()
+        except RuntimeError as error:
+            print(f"failed: {error}", flush=True)
+            failed += 1
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    raise SystemExit(main(*sys.argv[1:]))

@@ -152,7 +152,25 @@ def test_what_the_sanitizers_watch_runs(tool, monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
     with OnTheCPU():
-        gpu_sanitize.main(tool)
+        assert gpu_sanitize.main(tool) == 0
+
+
+@pytest.mark.native
+def test_what_the_sanitizers_watch_goes_on_after_a_failure(monkeypatch, capsys):
+    """A kernel that is refused, or fails, is one of many."""
+    from benchmarks import gpu_sanitize
+
+    def fails(*_):
+        raise RuntimeError("too many resources")
+
+    monkeypatch.setattr("fastchar.backends", lambda: {"cuda": ["9.0"]})
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 0))
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    for name in ("embedding", "cell", "loss", "sequence"):
+        monkeypatch.setattr(gpu_sanitize, name, fails)
+    assert gpu_sanitize.main("memcheck") == 1
+    ways = [way for way in gpu_sanitize.WAYS + gpu_sanitize.TF32_WAYS if way[0] != "cluster"]
+    assert capsys.readouterr().out.count("failed: too many resources") == 6 + 2 * len(ways)
 
 
 def test_a_process_spoilt_by_a_capture_is_given_up(monkeypatch, tmp_path):
