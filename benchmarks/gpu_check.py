@@ -11,6 +11,7 @@ failed. $GPU_CHECK_SECONDS has more time for everything (1500: the whole grid of
 sanitizers in no hurry).
 """
 
+import contextlib
 import datetime
 import importlib.util
 import json
@@ -47,6 +48,9 @@ CHOICES = ("FASTCHAR_BACKEND", "FASTCHAR_CUDA_LSTM", "FASTCHAR_CPU_ISA")
 POINTS = [sys.executable, "-m", "benchmarks.gpu_points"]
 A_POINT = 40  # seconds after which a benchmark point hangs
 STARTS = 6  # of the process that measures the points
+A_TOOL = 65  # seconds of a sanitizer
+A_PART = 15  # seconds that it may need for what it has begun, and for its report
+TO_DIE = 20  # seconds that are waited for a process that has been killed
 SAVED_EVERY = 5  # seconds, while points come
 KEPT = 12000  # characters of an output's begin and of its end, of a check that failed
 # compute-sanitizer's options. It watches every kernel of ours, and no other. Errors that API calls
@@ -98,10 +102,11 @@ def run(what: str, command: list[str], seconds: float, **more: str) -> Entry:
             late = ""
         out.seek(0)
         output = out.read()
+    parts = re.findall(r"^\d+ of \d+ parts$", output, re.M)
     found = re.findall(r"^.*(?:passed|failed|ERROR SUMMARY|RACECHECK SUMMARY).*$", output, re.M)
     entry["passed"] = child.returncode == 0 and not late
     entry["seconds"] = round(time.monotonic() - start, 1)
-    entry["summary"] = late or (found[-1].strip("= ") if found else "")
+    entry["summary"] = late or ", ".join([*parts[-1:], *(line.strip("= ") for line in found[-1:])])
     entry["output"] = "" if entry["passed"] else both_ends(output)
     return entry
 
@@ -114,7 +119,7 @@ def both_ends(output: str) -> str:
 
 
 def wait_or_kill(child: "subprocess.Popen[Any]", seconds: float) -> bool:
-    """Whether the child, a session's leader, has ended in time; it has ended afterwards."""
+    """Whether the child, a session's leader, has ended in time; it is killed otherwise."""
     try:
         child.wait(seconds)
         return True
@@ -123,7 +128,8 @@ def wait_or_kill(child: "subprocess.Popen[Any]", seconds: float) -> bool:
     finally:  # an interrupt ends it too
         if child.returncode is None:
             os.killpg(child.pid, signal.SIGKILL)
-            child.wait()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(TO_DIE)  # a driver may hold on to one whose kernel hangs
 
 
 def not_run(what: str, why: str, passed: bool | None) -> Entry:
@@ -168,10 +174,12 @@ def checks(left: Callable[[], float]) -> Iterator[Entry]:
         if sanitizer is None:
             yield not_run(tool, "no compute-sanitizer on PATH or beside nvcc", None)
             continue
+        limit = min(A_TOOL * SCALE, left())
         command = [sanitizer, "--tool", tool, *WATCH, python, "-m", "benchmarks.gpu_sanitize", tool]
+        command += [f"{time.time() + limit - A_PART:.0f}"]
         # Every tensor an allocation of its own: within one that torch's allocator shares out, an
         # access outside of a tensor is none outside of memory, and old contents are contents.
-        check = run(tool, command, min(50 * SCALE, left()), PYTORCH_NO_CUDA_MEMORY_CACHING="1")
+        check = run(tool, command, limit, PYTORCH_NO_CUDA_MEMORY_CACHING="1")
         if "Device not supported" in check["output"]:  # some virtual machines don't let it
             check = not_run(tool, "to compute-sanitizer this device is not supported", None)
         yield check

@@ -83,6 +83,9 @@ def test_checks_report_failures():
     assert not failed["passed"]
     assert failed["summary"] == "1 failed"
     assert failed["output"] == "1 failed\n"
+    sanitizer = "print('2 of 3 parts'); print('========= ERROR SUMMARY: 0 errors')"
+    passed = gpu_check.run("it", [sys.executable, "-c", sanitizer], 60)
+    assert passed["summary"] == "2 of 3 parts, ERROR SUMMARY: 0 errors"
     late = gpu_check.run("it", command, 4)
     assert (late["passed"], late["seconds"]) == (False, 0)
     assert "no time left" in late["summary"]
@@ -114,7 +117,8 @@ def test_a_device_that_the_sanitizers_refuse_is_no_failure(monkeypatch):
     assert [check["passed"] for check in checks] == [True] * (len(checks) - 3) + [None] * 3
     for command, tool in zip(ran[-3:], ("memcheck", "racecheck", "initcheck"), strict=True):
         assert command[1:3] == ["--tool", tool]
-        assert command[-1] == tool
+        assert command[-2] == tool
+        assert time.time() < float(command[-1]) < time.time() + gpu_check.A_TOOL * gpu_check.SCALE
         assert command[3:5] == ["--kernel-name", "kns=fastchar"]
 
 

@@ -170,7 +170,13 @@ def test_what_the_sanitizers_watch_goes_on_after_a_failure(monkeypatch, capsys):
         monkeypatch.setattr(gpu_sanitize, name, fails)
     assert gpu_sanitize.main("memcheck") == 1
     ways = [way for way in gpu_sanitize.WAYS + gpu_sanitize.TF32_WAYS if way[0] != "cluster"]
-    assert capsys.readouterr().out.count("failed: too many resources") == 6 + 2 * len(ways)
+    count = 6 + 2 * len(ways)
+    output = capsys.readouterr().out
+    assert output.count("failed: too many resources") == count
+    assert output.endswith(f"\n{count} of {count} parts\n")
+    # Its time is up: nothing was watched, which is no success.
+    assert gpu_sanitize.main("memcheck", "1e9") == 1
+    assert capsys.readouterr().out == f"0 of {count} parts\n"
 
 
 def test_a_process_spoilt_by_a_capture_is_given_up(monkeypatch, tmp_path):
