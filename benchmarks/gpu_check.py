@@ -68,7 +68,7 @@ WAYS = ("block", "cluster", "grid", "steps")
 SEQUENCES = "test_sequence or lstm_in_float32 or autocast or beyond or torch_lstm"
 GROUPS = {
     "embedding, cell, loss": (60, PARITY, "test_embedding or test_cell or test_loss"),
-    **{f"every way: {way}": (45, PARITY, f"every_way and {way}") for way in WAYS},
+    **{f"every way: {way}": (60, PARITY, f"every_way and {way}") for way in WAYS},
     "sequences": (60, PARITY, SEQUENCES),
     "streams, graphs": (60, LAUNCH, ""),
 }
