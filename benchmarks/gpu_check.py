@@ -56,10 +56,11 @@ KEPT = 12000  # characters of an output's begin and of its end, of a check that 
 # compute-sanitizer's options. It watches every kernel of ours, and no other. Errors that API calls
 # return are none of its business: torch asks the driver for functions that it may lack, and the
 # launchers check their own calls. An access out of bounds ends its kernel and not the process, and
-# comes without Python's stack, which would fill the report.
+# comes without Python's stack, which would fill the report. Importing torch may take longer than
+# the ten seconds for which it waits for a process to begin with CUDA.
 WATCH = ["--kernel-name", "kns=fastchar", "--report-api-errors", "no", "--error-exitcode", "9"]
 WATCH += ["--destroy-on-device-error", "kernel", "--show-backtrace", "device"]
-WATCH += ["--print-limit", "20", "--target-processes", "application-only"]
+WATCH += ["--print-limit", "20", "--target-processes", "application-only", "--launch-timeout", "0"]
 # The tests that need a GPU in processes of their own, since one kernel that hangs or traps takes
 # along what runs with it: the seconds that each may take, the file, and what it selects there if
 # not all.
