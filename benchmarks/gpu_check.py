@@ -5,11 +5,13 @@
 Builds for this GPU, runs the CUDA tests, then compute-sanitizer on small cases, then times the
 kernels against torch's by CUDA-graph replay. Needs torch with CUDA, nvcc, pytest and hypothesis;
 downloads and installs nothing. Writes gpu_check.json and gpu_check.md into $OUT (default
-benchmarks/results/gpu) after every part: one that fails or hangs is ended, it says so there, and
-the next one runs. Exit code 1 if the build, a test or a sanitizer failed. $GPU_CHECK_SECONDS has
-more time for everything (1500: the whole grid of points, and sanitizers in no hurry).
+benchmarks/results/gpu) after every part, and as benchmark points come: one that fails or hangs is
+ended, it says so there, and the next one runs. Exit code 1 if the build, a test or a sanitizer
+failed. $GPU_CHECK_SECONDS has more time for everything (1500: the whole grid of points, and
+sanitizers in no hurry).
 """
 
+import contextlib
 import datetime
 import importlib.util
 import json
@@ -46,6 +48,19 @@ CHOICES = ("FASTCHAR_BACKEND", "FASTCHAR_CUDA_LSTM", "FASTCHAR_CPU_ISA")
 POINTS = [sys.executable, "-m", "benchmarks.gpu_points"]
 A_POINT = 40  # seconds after which a benchmark point hangs
 STARTS = 6  # of the process that measures the points
+A_TOOL = 65  # seconds of a sanitizer
+A_PART = 15  # seconds that it may need for what it has begun, and for its report
+TO_DIE = 20  # seconds that are waited for a process that has been killed
+SAVED_EVERY = 5  # seconds, while points come
+KEPT = 12000  # characters of an output's begin and of its end, of a check that failed
+# compute-sanitizer's options. It watches every kernel of ours, and no other. Errors that API calls
+# return are none of its business: torch asks the driver for functions that it may lack, and the
+# launchers check their own calls. An access out of bounds ends its kernel and not the process, and
+# comes without Python's stack, which would fill the report. Importing torch may take longer than
+# the ten seconds for which it waits for a process to begin with CUDA.
+WATCH = ["--kernel-name", "kns=fastchar", "--report-api-errors", "no", "--error-exitcode", "9"]
+WATCH += ["--destroy-on-device-error", "kernel", "--show-backtrace", "device"]
+WATCH += ["--print-limit", "20", "--target-processes", "application-only", "--launch-timeout", "0"]
 # The tests that need a GPU in processes of their own, since one kernel that hangs or traps takes
 # along what runs with it: the seconds that each may take, the file, and what it selects there if
 # not all.
@@ -54,7 +69,7 @@ WAYS = ("block", "cluster", "grid", "steps")
 SEQUENCES = "test_sequence or lstm_in_float32 or autocast or beyond or torch_lstm"
 GROUPS = {
     "embedding, cell, loss": (60, PARITY, "test_embedding or test_cell or test_loss"),
-    **{f"every way: {way}": (45, PARITY, f"every_way and {way}") for way in WAYS},
+    **{f"every way: {way}": (60, PARITY, f"every_way and {way}") for way in WAYS},
     "sequences": (60, PARITY, SEQUENCES),
     "streams, graphs": (60, LAUNCH, ""),
 }
@@ -88,16 +103,24 @@ def run(what: str, command: list[str], seconds: float, **more: str) -> Entry:
             late = ""
         out.seek(0)
         output = out.read()
+    parts = re.findall(r"^\d+ of \d+ parts$", output, re.M)
     found = re.findall(r"^.*(?:passed|failed|ERROR SUMMARY|RACECHECK SUMMARY).*$", output, re.M)
     entry["passed"] = child.returncode == 0 and not late
     entry["seconds"] = round(time.monotonic() - start, 1)
-    entry["summary"] = late or (found[-1].strip("= ") if found else "")
-    entry["output"] = "" if entry["passed"] else output[-6000:]
+    entry["summary"] = late or ", ".join([*parts[-1:], *(line.strip("= ") for line in found[-1:])])
+    entry["output"] = "" if entry["passed"] else both_ends(output)
     return entry
 
 
+def both_ends(output: str) -> str:
+    """The first error is what most of the others follow from; the last lines count them."""
+    if len(output) <= 2 * KEPT:
+        return output
+    return f"{output[:KEPT]}\n[{len(output) - 2 * KEPT} characters left out]\n{output[-KEPT:]}"
+
+
 def wait_or_kill(child: "subprocess.Popen[Any]", seconds: float) -> bool:
-    """Whether the child, a session's leader, has ended in time; it has ended afterwards."""
+    """Whether the child, a session's leader, has ended in time; it is killed otherwise."""
     try:
         child.wait(seconds)
         return True
@@ -106,7 +129,8 @@ def wait_or_kill(child: "subprocess.Popen[Any]", seconds: float) -> bool:
     finally:  # an interrupt ends it too
         if child.returncode is None:
             os.killpg(child.pid, signal.SIGKILL)
-            child.wait()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(TO_DIE)  # a driver may hold on to one whose kernel hangs
 
 
 def not_run(what: str, why: str, passed: bool | None) -> Entry:
@@ -151,18 +175,21 @@ def checks(left: Callable[[], float]) -> Iterator[Entry]:
         if sanitizer is None:
             yield not_run(tool, "no compute-sanitizer on PATH or beside nvcc", None)
             continue
-        command = [sanitizer, "--tool", tool, "--error-exitcode", "9", "--target-processes", "all"]
-        command += ["--kernel-regex", "kns=fastchar", python, "-m", "benchmarks.gpu_sanitize", tool]
+        limit = min(A_TOOL * SCALE, left())
+        command = [sanitizer, "--tool", tool, *WATCH, python, "-m", "benchmarks.gpu_sanitize", tool]
+        command += [f"{time.time() + limit - A_PART:.0f}"]
         # Every tensor an allocation of its own: within one that torch's allocator shares out, an
         # access outside of a tensor is none outside of memory, and old contents are contents.
-        yield run(tool, command, min(50 * SCALE, left()), PYTORCH_NO_CUDA_MEMORY_CACHING="1")
+        check = run(tool, command, limit, PYTORCH_NO_CUDA_MEMORY_CACHING="1")
+        if "Device not supported" in check["output"]:  # some virtual machines don't let it
+            check = not_run(tool, "to compute-sanitizer this device is not supported", None)
+        yield check
 
 
-def benchmarks(left: Callable[[], float], file: Path) -> Entry:
+def benchmarks(left: Callable[[], float], file: Path, keep: Callable[[Entry], None]) -> None:
     """Both groups' points, measured by `gpu_points` into `file`, which is started again where it
-    fails or hangs."""
+    fails or hangs. `keep` gets all that there are so far, now and then, and at the end."""
     problems: list[str] = []
-    total = len(gpu_points.points())
     for _ in range(STARTS):
         if left() < 15:
             break
@@ -171,12 +198,17 @@ def benchmarks(left: Callable[[], float], file: Path) -> Entry:
             child = subprocess.Popen(
                 command, cwd=ROOT, stdout=out, stderr=out, start_new_session=True
             )
-            problem = watched(child, file, left)
+            problem = watched(child, file, left, lambda: keep(measured(file, problems)))
             out.seek(0)
             if problem:
                 problems.append(f"{problem}: {out.read()[-1500:]}")
         if not problem:
             break
+    keep(measured(file, problems))
+
+
+def measured(file: Path, problems: list[str]) -> Entry:
+    """What `file` has of both groups."""
     groups: Entry = {"embedding_backward": [], "lstm": [], "problems": problems}
     entries = gpu_points.done(file)
     for entry in entries.values():
@@ -184,15 +216,22 @@ def benchmarks(left: Callable[[], float], file: Path) -> Entry:
             entry["error"] = "no result: the process failed, hung or ran out of time"
         entry = {key: value for key, value in entry.items() if key != "number"}
         groups[entry.pop("group")].append(entry)
-    groups["left_out"] = total - len(entries)
+    groups["left_out"] = len(gpu_points.points()) - len(entries)
     for name in ("embedding_backward", "lstm"):
         groups[name].sort(key=lambda entry: [str(v).zfill(8) for v in entry["point"].values()])
     return groups
 
 
-def watched(child: "subprocess.Popen[Any]", file: Path, left: Callable[[], float]) -> str:
-    """Waits while the child makes progress; what went wrong, or nothing."""
+def watched(
+    child: "subprocess.Popen[Any]",
+    file: Path,
+    left: Callable[[], float],
+    progress: Callable[[], None],
+) -> str:
+    """Waits while the child makes progress, and says so now and then; what went wrong, or
+    nothing."""
     size, since = -1, time.monotonic()
+    said = since
     try:
         while child.poll() is None:
             time.sleep(0.5)
@@ -203,6 +242,9 @@ def watched(child: "subprocess.Popen[Any]", file: Path, left: Callable[[], float
                 return ""  # the point in progress is lost
             if time.monotonic() - since > A_POINT:
                 return f"hung for {A_POINT} s"
+            if time.monotonic() - said > SAVED_EVERY:
+                said = time.monotonic()
+                progress()
         return "" if child.returncode == 0 else f"exit code {child.returncode}"
     finally:
         wait_or_kill(child, 0)
@@ -226,9 +268,15 @@ def nvcc_version() -> str:
 
 
 def save(result: Entry, folder: Path) -> None:
+    """Beside, then renamed: whenever this is killed, what was saved before is whole."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "gpu_check.json").write_text(json.dumps(result, indent=1) + "\n")
-    (folder / "gpu_check.md").write_text(markdown(result))
+    texts = {
+        "gpu_check.json": json.dumps(result, indent=1) + "\n",
+        "gpu_check.md": markdown(result),
+    }
+    for name, text in texts.items():
+        (folder / f"{name}.new").write_text(text)
+        (folder / f"{name}.new").replace(folder / name)
 
 
 def main() -> int:
@@ -250,19 +298,23 @@ def main() -> int:
         "driver": driver(),
         "checks": [],
     }
+
+    def keep(groups: Entry) -> None:
+        result["benchmarks"] = groups
+        save(result, folder)
+
     for name in CHOICES:
         os.environ.pop(name, None)
     os.environ["TORCH_CUDA_ARCH_LIST"] = "{}.{}".format(*torch.cuda.get_device_capability())
     for check in checks(lambda: left() - FOR_BENCHMARKS):
         print(f"{left():.0f} s left. {check['what']}: {check['summary']}", flush=True)
         if check["passed"] is False:
-            print(f"FAILED: {check['command']}\n{check['output']}", flush=True)
+            print(f"FAILED: {check['command']}\n{check['output'][-6000:]}", flush=True)
         result["checks"].append(check)
         save(result, folder)
     if all(check["passed"] for check in result["checks"][:2]):
         with tempfile.TemporaryDirectory() as scratch:
-            result["benchmarks"] = benchmarks(left, Path(scratch) / "points.jsonl")
-        save(result, folder)
+            benchmarks(left, Path(scratch) / "points.jsonl", keep)
     print(markdown(result))
     return 1 if any(check["passed"] is False for check in result["checks"]) else 0
 

@@ -43,14 +43,18 @@ class Timed:
         torch.cuda.synchronize()
         if eager:
             return
-        graph = torch.cuda.CUDAGraph()
+        graph, main = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
         try:
             with torch.cuda.graph(graph):
                 self.kept += [call() for call in calls]
             self.graph = graph
         except RuntimeError as error:
+            # The end of the capture fails too, and says nothing but that something did before.
+            cause = error.__context__ or error
             self.kept.clear()
-            self.eager = str(error).partition("\n")[0] or type(error).__name__
+            self.eager = str(cause).partition("\n")[0] or type(cause).__name__
+            torch.cuda.set_stream(main)  # an end that fails leaves the capture's
+            FAILED_GRAPHS.append(graph)
             after_a_failed_capture()
         torch.cuda.synchronize()
 
@@ -66,6 +70,10 @@ class Timed:
         end.record()
         end.synchronize()
         return float(start.elapsed_time(end)) / 1e3 / len(self.calls)
+
+
+# The allocator goes on asking each graph whose capture failed whether a stream is its own.
+FAILED_GRAPHS: list[Any] = []
 
 
 class Spoilt(Exception):

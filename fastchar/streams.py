@@ -49,7 +49,10 @@ def side_by_side(
     main = torch.cuda.current_stream(device)
     key = (main.device_index, main.cuda_stream)
     if key not in _side:
-        _side[key] = torch.cuda.Stream(device)
+        side = torch.cuda.Stream(device)
+        if side.cuda_stream == main.cuda_stream:  # torch has 32, which come round
+            side = torch.cuda.Stream(device)
+        _side[key] = side
     side = _side[key]
     shared = list(shared)
     before = torch.cuda.Event()

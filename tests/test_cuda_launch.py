@@ -64,6 +64,37 @@ def test_same_bits_again_and_on_a_side_stream():
         assert torch.equal(one, other)
 
 
+@pytest.mark.parametrize(("way", "H"), [("block", 128), ("cluster", 512), ("grid", 1000)])
+def test_same_bits_beside_other_work(way, H, monkeypatch):
+    """Over many steps, while another stream's kernels come and go on the same multiprocessors, so
+    that the blocks of a team neither start nor step at the same time."""
+    if way == "cluster" and torch.cuda.get_device_capability() < (9, 0):
+        pytest.skip("clusters are sm_90's")
+    monkeypatch.setenv("FASTCHAR_CUDA_LSTM", way)
+    ops, T, B = torch.ops.fastchar, 300, 40
+    gates, w_hh, state, other = (
+        torch.randn(shape, device=DEVICE, dtype=torch.bfloat16)
+        for shape in ((T, B, 4 * H), (4 * H, H), (B, H), (2048, 2048))
+    )
+    inputs = (None, w_hh / H**0.5, state, state, None, False)
+
+    def run() -> list[Tensor]:
+        results = ops.lstm_sequence(gates, *inputs, True)
+        y, h_n, c_n, act, cell = results
+        return [*results, *ops.lstm_sequence_backward(y, h_n, c_n, act, cell, y, *inputs, 0, True)]
+
+    first = run()
+    assert all(result.isfinite().all() for result in first)
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    for _ in range(5):
+        with torch.cuda.stream(stream):
+            for _ in range(30):
+                other @ other
+        for one, same in zip(first, run(), strict=True):
+            assert torch.equal(one, same)
+
+
 @pytest.mark.parametrize("way", ["", "grid", "steps"])
 def test_cuda_graph(way, monkeypatch):
     """A captured step gives the eager step's bits at every replay: flags are reset in the graph."""

@@ -33,6 +33,8 @@ TF32_WAYS = [
     ("grid", 130),
     ("grid", 500),
 ]
+# Of many steps, at some of which a block that doesn't wait as it should gets ahead of another.
+LONG = [("block", 128), ("cluster", 200), ("cluster", 512), ("grid", 512), ("grid", 1000)]
 
 
 def leaves(tensors: list[Tensor], dtype: torch.dtype, device: str) -> list[Tensor]:
@@ -163,6 +165,22 @@ def test_tf32_by_every_way(way, H, monkeypatch):
             [torch.randn(shape) / shape[-1] ** 0.5 for shape in shapes],
             torch.float32,
         ).check()
+
+
+@pytest.mark.parametrize(("way", "H"), LONG)
+def test_long_sequences_by_every_way(way, H, monkeypatch):
+    if way == "cluster" and torch.cuda.get_device_capability() < (9, 0):
+        pytest.skip("clusters are sm_90's")
+    monkeypatch.setenv("FASTCHAR_CUDA_LSTM", way)
+    T, B = 200, 19
+    inputs = [torch.randn(T, B, 4 * H), torch.randn(4 * H, H) / H**0.5]
+    inputs += [torch.randn(B, H) / 2 for _ in range(2)]
+    compare(
+        lambda *tensors: functional.ops.lstm_sequence(tensors[0], None, *tensors[1:], None, False),
+        lambda *tensors: reference.lstm_sequence(tensors[0], None, *tensors[1:], None, False)[:3],
+        inputs,
+        torch.bfloat16,
+    ).check()
 
 
 @pytest.mark.parametrize("H", [24, 200])

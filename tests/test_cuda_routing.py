@@ -210,6 +210,19 @@ def test_the_reverse_direction_is_forked_and_joined(monkeypatch: pytest.MonkeyPa
     assert log[-1] == ("wait_stream", "main", "side")
 
 
+def test_the_side_stream_is_not_the_main_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch hands out the same 32 again and again; on one stream nothing would overlap."""
+    main, same, side = (Recorded(name, []) for name in ("main", "same", "side"))
+    side.cuda_stream = 8
+    handed_out = iter([same, side])
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: main)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: next(handed_out))
+    monkeypatch.setattr(torch.cuda, "Event", lambda: None)
+    monkeypatch.setattr(streams, "_side", {})
+    streams.side_by_side(lambda *_: ..., torch.device("cuda"), ())
+    assert list(streams._side.values()) == [side]
+
+
 def test_a_driver_too_old_for_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     """The runtime linked into the library may be of a newer CUDA than torch's and the driver: then
     torch's operations run, and the warning says what to build with."""

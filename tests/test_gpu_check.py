@@ -83,9 +83,43 @@ def test_checks_report_failures():
     assert not failed["passed"]
     assert failed["summary"] == "1 failed"
     assert failed["output"] == "1 failed\n"
+    sanitizer = "print('2 of 3 parts'); print('========= ERROR SUMMARY: 0 errors')"
+    passed = gpu_check.run("it", [sys.executable, "-c", sanitizer], 60)
+    assert passed["summary"] == "2 of 3 parts, ERROR SUMMARY: 0 errors"
     late = gpu_check.run("it", command, 4)
     assert (late["passed"], late["seconds"]) == (False, 0)
     assert "no time left" in late["summary"]
+
+
+def test_both_ends_of_a_long_output_are_kept():
+    output = "first error" + 100_000 * "." + "last line"
+    kept = gpu_check.both_ends(output)
+    assert kept.startswith("first error")
+    assert kept.endswith("last line")
+    assert 2 * gpu_check.KEPT < len(kept) < 2 * gpu_check.KEPT + 50
+    assert gpu_check.both_ends("short") == "short"
+
+
+def test_a_device_that_the_sanitizers_refuse_is_no_failure(monkeypatch):
+    """And each runs its tool, over our kernels alone."""
+    ran = []
+
+    def run(what, command, seconds, **more):
+        ran.append(command)
+        refused = command[0] == "compute-sanitizer"
+        output = "========= Error: Device not supported." if refused else ""
+        return {"what": what, "passed": not refused, "output": output}
+
+    monkeypatch.setattr(gpu_check, "run", run)
+    monkeypatch.setattr(gpu_check, "beside_nvcc", lambda tool: tool)
+    monkeypatch.setattr(gpu_check.toolkit, "find_nvcc", lambda: "nvcc")
+    checks = list(gpu_check.checks(lambda: 100.0))
+    assert [check["passed"] for check in checks] == [True] * (len(checks) - 3) + [None] * 3
+    for command, tool in zip(ran[-3:], ("memcheck", "racecheck", "initcheck"), strict=True):
+        assert command[1:3] == ["--tool", tool]
+        assert command[-2] == tool
+        assert time.time() < float(command[-1]) < time.time() + gpu_check.A_TOOL * gpu_check.SCALE
+        assert command[3:5] == ["--kernel-name", "kns=fastchar"]
 
 
 @pytest.mark.skipif(not Path("/proc").exists(), reason="looks for a process in /proc")
@@ -146,7 +180,7 @@ def test_benchmarks_go_on_after_a_failure(tmp_path, monkeypatch):
     """A point whose process fails or hangs has no result; the others have theirs."""
     (tmp_path / "worker.py").write_text(WORKER)
     monkeypatch.setattr(gpu_check, "POINTS", [sys.executable, str(tmp_path / "worker.py")])
-    watched, started, passed = gpu_check.watched, [], [0.0]
+    watched, started, passed, kept = gpu_check.watched, [], [0.0], []
 
     def counted(child, *rest):
         started.append(child)
@@ -160,7 +194,10 @@ def test_benchmarks_go_on_after_a_failure(tmp_path, monkeypatch):
     monkeypatch.setattr(gpu_check, "watched", counted)
     clock = SimpleNamespace(sleep=sleep, monotonic=lambda: passed[0])
     monkeypatch.setattr(gpu_check, "time", clock)
-    groups = gpu_check.benchmarks(lambda: 100.0, tmp_path / "points")
+    gpu_check.benchmarks(lambda: 100.0, tmp_path / "points", kept.append)
+    assert [len(groups["embedding_backward"]) for groups in kept[:-1]] == [2] * (len(kept) - 1)
+    assert len(kept) > 2  # while the second one hangs: whenever this is killed, some are there
+    groups = kept[-1]
     failed, hung, measured = groups["embedding_backward"]
     assert "no result" in failed["error"]
     assert "no result" in hung["error"]

@@ -24,13 +24,15 @@ def test_the_goals_are_measured_first():
 
 
 class FakeGPU:
-    """As much of torch.cuda as a race needs. A call that copies fails a capture, and after that
-    every random number is an error until a capture succeeds, as torch has it up to 2.11."""
+    """As much of torch.cuda as a race needs. A call that copies fails a capture; its end, which
+    fails too, leaves the capture's stream, and after that every random number is an error until a
+    capture succeeds: as torch has it up to 2.11."""
 
     def __init__(self, recovers: bool = True) -> None:
         self.recovers = recovers
         self.capturing = self.believes = False
         self.captures = 0
+        self.here = "main"
 
     def random(self, *_, **__) -> None:
         if self.believes and not self.capturing:
@@ -43,15 +45,22 @@ class FakeGPU:
     @contextlib.contextmanager
     def graph(self, graph):
         self.captures += 1
+        before, self.here = self.here, "the capture's"
         self.capturing = self.believes = True
         try:
             yield
             self.believes = not self.recovers
+        except RuntimeError as error:
+            raise RuntimeError("failed due to a previous error during capture") from error
         finally:
             self.capturing = False
+        self.here = before
 
     def stream(self, *_):
-        return SimpleNamespace(wait_stream=lambda other: None)
+        return SimpleNamespace(wait_stream=lambda other: None, name=self.here)
+
+    def set_stream(self, stream):
+        self.here = stream.name
 
     def event(self, **_):
         return SimpleNamespace(
@@ -66,6 +75,7 @@ class FakeGPU:
         monkeypatch.setattr(cuda, "synchronize", lambda: None)
         monkeypatch.setattr(cuda, "CUDAGraph", lambda: SimpleNamespace(replay=lambda: None))
         monkeypatch.setattr(cuda, "graph", self.graph)
+        monkeypatch.setattr(cuda, "set_stream", self.set_stream)
         monkeypatch.setattr(cuda, "Event", self.event)
         monkeypatch.setattr(torch, "rand", self.random)
         monkeypatch.setattr(torch, "zeros", lambda *_, **__: None)
@@ -80,6 +90,8 @@ def test_a_contestant_without_a_graph_makes_the_race_eager(monkeypatch):
     assert result["seconds"] == result["eager_seconds"]
     assert result["seconds"].keys() == {"fastchar", "torch"}
     assert result["graph_seconds"].keys() == {"fastchar"}
+    assert gpu.here == "main"
+    assert gpu_points.FAILED_GRAPHS  # which the allocator goes on asking
     gpu.random()
     # What is known not to be captured isn't tried.
     before = gpu.captures
@@ -140,7 +152,31 @@ def test_what_the_sanitizers_watch_runs(tool, monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
     with OnTheCPU():
-        gpu_sanitize.main(tool)
+        assert gpu_sanitize.main(tool) == 0
+
+
+@pytest.mark.native
+def test_what_the_sanitizers_watch_goes_on_after_a_failure(monkeypatch, capsys):
+    """A kernel that is refused, or fails, is one of many."""
+    from benchmarks import gpu_sanitize
+
+    def fails(*_):
+        raise RuntimeError("too many resources")
+
+    monkeypatch.setattr("fastchar.backends", lambda: {"cuda": ["9.0"]})
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 0))
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    for name in ("embedding", "cell", "loss", "sequence"):
+        monkeypatch.setattr(gpu_sanitize, name, fails)
+    assert gpu_sanitize.main("memcheck") == 1
+    ways = [way for way in gpu_sanitize.WAYS + gpu_sanitize.TF32_WAYS if way[0] != "cluster"]
+    count = 6 + 2 * len(ways)
+    output = capsys.readouterr().out
+    assert output.count("failed: too many resources") == count
+    assert output.endswith(f"\n{count} of {count} parts\n")
+    # Its time is up: nothing was watched, which is no success.
+    assert gpu_sanitize.main("memcheck", "1e9") == 1
+    assert capsys.readouterr().out == f"0 of {count} parts\n"
 
 
 def test_a_process_spoilt_by_a_capture_is_given_up(monkeypatch, tmp_path):
