@@ -6,9 +6,14 @@
 //   c' = f c + i g          h' = o tanh(c')
 
 template <class V>
-struct CellState {
-  V i, f, g, o;  // gates after activation
-  V c, h;        // after the step
+struct CellGates {
+  V i, f, g, o;  // after activation
+  V c;           // after the step
+};
+
+template <class V>
+struct CellState : CellGates<V> {
+  V h;  // after the step
 };
 
 // c' alone, to the bit: backward makes it again, so that nobody has to keep it unchanged.
@@ -18,14 +23,26 @@ FASTCHAR_INLINE V next_cell(V i, V f, V g, V c) {
 }
 
 template <class V>
-FASTCHAR_INLINE CellState<V> cell_forward(V pre_i, V pre_f, V pre_g, V pre_o, V c) {
-  CellState<V> s;
+FASTCHAR_INLINE CellGates<V> cell_gates(V pre_i, V pre_f, V pre_g, V pre_o, V c) {
+  CellGates<V> s;
   s.i = sigmoid(pre_i);
   s.f = sigmoid(pre_f);
   s.g = tanh(pre_g);
   s.o = sigmoid(pre_o);
   s.c = next_cell(s.i, s.f, s.g, c);
-  s.h = s.o * tanh(s.c);
+  return s;
+}
+
+template <class V>
+FASTCHAR_INLINE V cell_output(V o, V c) {
+  return o * tanh(c);
+}
+
+template <class V>
+FASTCHAR_INLINE CellState<V> cell_forward(V pre_i, V pre_f, V pre_g, V pre_o, V c) {
+  CellState<V> s;
+  static_cast<CellGates<V>&>(s) = cell_gates(pre_i, pre_f, pre_g, pre_o, c);
+  s.h = cell_output(s.o, s.c);
   return s;
 }
 

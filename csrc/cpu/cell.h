@@ -1,5 +1,15 @@
-// One LSTM step on given pre-activations, forward and backward: the step loop of a decoder.
+// One LSTM step on given pre-activations, forward and backward: the step loop of a decoder; and
+// what the kernels that make the pre-activations too share with it.
 // Part of isa_body.h: inside the instruction set's namespace.
+
+// n units' gates at act, a row [4H].
+template <class T>
+FASTCHAR_INLINE void store_gates(T* act, int64_t H, const CellGates<Vec<T>>& s, int64_t n) {
+  store_upto(act, s.i, n);
+  store_upto(act + H, s.f, n);
+  store_upto(act + 2 * H, s.g, n);
+  store_upto(act + 3 * H, s.o, n);
+}
 
 template <class T>
 void lstm_cell(const LstmCellParams<T>& p, const Team& team) {
@@ -15,10 +25,7 @@ void lstm_cell(const LstmCellParams<T>& p, const Team& team) {
                                   load_upto(p.c + at, n));
       store_upto(p.h_new + at, s.h, n);
       store_upto(p.c_new + at, s.c, n);
-      store_upto(act, s.i, n);
-      store_upto(act + H, s.f, n);
-      store_upto(act + 2 * H, s.g, n);
-      store_upto(act + 3 * H, s.o, n);
+      store_gates<T>(act, H, s, n);
     }
   }
 }

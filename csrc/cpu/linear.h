@@ -29,12 +29,16 @@ struct LinearStep {
     return panels.width(panel);
   }
 
-  void finish(int64_t panel, int64_t i, const T* sums) const {
-    int64_t j = panels.begin(panel) * kLanes<T>;
-    for (int v = 0; v < panels.width(panel); ++v, j += kLanes<T>, sums += kLanes<T>) {
-      const int64_t n = p.N - j;
-      const Vec<T> sum = load(sums);
-      store_upto(p.output + i * p.N + j, p.bias ? sum + load_upto(p.bias + j, n) : sum, n);
+  void finish(int64_t panel, int64_t i, int64_t rows, const T* const* sums) const {
+    const int64_t first = panels.begin(panel) * kLanes<T>;
+    const int64_t width = panels.width(panel) * kLanes<T>;
+    for (int64_t r = 0; r < rows; ++r) {
+      for (int64_t v = 0; v < width; v += kLanes<T>) {
+        const int64_t j = first + v, n = p.N - j;
+        const Vec<T> sum = load(sums[r] + v);
+        store_upto(p.output + (i + r) * p.N + j, p.bias ? sum + load_upto(p.bias + j, n) : sum,
+                   n);
+      }
     }
   }
 };

@@ -53,11 +53,15 @@ struct BackwardStep {
     return n;
   }
 
-  // The units of one panel of row i, from what comes from the step after.
-  void finish(int64_t panel, int64_t i, const T* sums) const {
-    const int64_t b = share.sequence(i), j = panels.begin(panel) * kLanes<T>;
-    for (int v = 0; v < panels.width(panel); ++v) {
-      finish_units(b, j + v * kLanes<T>, load(sums + v * kLanes<T>));
+  // The units of one panel of rows [i, i + rows), from what comes from the step after.
+  void finish(int64_t panel, int64_t i, int64_t rows, const T* const* sums) const {
+    const int64_t j = panels.begin(panel) * kLanes<T>;
+    const int64_t width = panels.width(panel) * kLanes<T>;
+    for (int64_t r = 0; r < rows; ++r) {
+      const int64_t b = share.sequence(i + r);
+      for (int64_t v = 0; v < width; v += kLanes<T>) {
+        finish_units(b, j + v, load(sums[r] + v));
+      }
     }
   }
 

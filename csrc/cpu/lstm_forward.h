@@ -87,35 +87,48 @@ struct ForwardStep {
     return n;
   }
 
-  // The units of one panel of row i, from the recurrent part of their pre-activations.
-  void finish(int64_t panel, int64_t i, const T* sums) const {
+  // The units of one panel of rows [i, i + rows), from the products. In two passes: from c' to
+  // h' is a chain of operations, and those of all rows take less time side by side.
+  void finish(int64_t panel, int64_t i, int64_t rows, const T* const* sums) const {
+    const int64_t j = panel * kLanes<T>, H = p.H, n = H - j;
+    Vec<T> o[kBlockRows], c[kBlockRows];
+    for (int64_t r = 0; r < rows; ++r) {
+      const auto s = finish_gates(j, share.sequence(i + r), sums[r]);
+      o[r] = s.o;
+      c[r] = s.c;
+    }
+    for (int64_t r = 0; r < rows; ++r) {
+      const int64_t b = share.sequence(i + r);
+      const Vec<T> h = cell_output(o[r], c[r]);
+      store_upto(p.y + (t * p.B + b) * H + j, h, n);
+      if (is_last(b)) store_upto(p.h_n + b * H + j, h, n);
+    }
+  }
+
+  // Units [j, j + W) of sequence b: all but h'.
+  FASTCHAR_INLINE CellGates<Vec<T>> finish_gates(int64_t j, int64_t b, const T* sums) const {
     constexpr int W = kLanes<T>;
-    const int64_t b = share.sequence(i), j = panel * W;
     const int64_t H = p.H, n = H - j, token = t * p.B + b;
     const T* gates = this->gates(token) + j;
     const T* c = (is_first(b) ? p.c0 : p.c_n) + b * H + j;
     const auto s =
-        cell_forward(load(sums) + load_upto(gates, n), load(sums + W) + load_upto(gates + H, n),
-                     load(sums + 2 * W) + load_upto(gates + 2 * H, n),
-                     load(sums + 3 * W) + load_upto(gates + 3 * H, n), load_upto(c, n));
+        cell_gates(load(sums) + load_upto(gates, n), load(sums + W) + load_upto(gates + H, n),
+                   load(sums + 2 * W) + load_upto(gates + 2 * H, n),
+                   load(sums + 3 * W) + load_upto(gates + 3 * H, n), load_upto(c, n));
     store_upto(p.c_n + b * H + j, s.c, n);
-    store_upto(p.y + token * H + j, s.h, n);
-    if (is_last(b)) store_upto(p.h_n + b * H + j, s.h, n);
-    if (!p.act) return;
-    T* act = p.act + token * 4 * H + j;
+    if (!p.act) return s;
+    T *act = p.act + token * 4 * H + j, *cell = p.cell + token * H + j;
     if (stream_state) {
       stream(act, s.i);
       stream(act + H, s.f);
       stream(act + 2 * H, s.g);
       stream(act + 3 * H, s.o);
-      stream(p.cell + token * H + j, s.c);
-      return;
+      stream(cell, s.c);
+    } else {
+      store_gates<T>(act, H, s, n);
+      store_upto(cell, s.c, n);
     }
-    store_upto(act, s.i, n);
-    store_upto(act + H, s.f, n);
-    store_upto(act + 2 * H, s.g, n);
-    store_upto(act + 3 * H, s.o, n);
-    store_upto(p.cell + token * H + j, s.c, n);
+    return s;
   }
 };
 
@@ -156,11 +169,13 @@ void unpacked_tile(const ForwardStep<T>& step, int64_t panel, int64_t i) {
   for (int64_t u = 0; u < units; ++u) {
     add_dot_products<T, R>(step.p.w_hh + (j + u) * H, H * H, h, H, u, partial);
   }
+  alignas(64) T sums[R][4 * W];
+  const T* rows[R];
   for (int r = 0; r < R; ++r) {
-    alignas(64) T sums[4 * W];
-    for (int g = 0; g < 4; ++g) store(sums + g * W, sums_of_lanes<T>(partial[g][r]));
-    step.finish(panel, i + r, sums);
+    for (int g = 0; g < 4; ++g) store(sums[r] + g * W, sums_of_lanes<T>(partial[g][r]));
+    rows[r] = sums[r];
   }
+  step.finish(panel, i, R, rows);
 }
 
 // Rows [i, rows) through one panel, as many as fit a tile.

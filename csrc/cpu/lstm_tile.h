@@ -81,7 +81,8 @@ struct PartialSums {
 //   row(i, span)                              address of row i's elements that they multiply
 //   multiply(panel, span, rows, a, c, add, soon)
 //                                             c[r] (+)= a[r] @ panel[span], r < rows
-//   finish(panel, i, sums)                    row i's product is complete
+//   finish(panel, i, rows, sums)              the products of a tile's rows [i, i + rows) are
+//                                             complete
 //   lines(panel, i, out)                      up to kLines cache lines that finish will touch;
 //                                             how many
 //   kAsks                                     whether to ask for them while the tile before is
@@ -128,7 +129,7 @@ void run_items(const Step& step, const Tiles& tiles, int64_t panels, int64_t beg
         }
         step.multiply(panel, span, rows, a, c, block > 0, soon);
         if (block + 1 < blocks) continue;
-        for (int64_t r = 0; r < rows; ++r) step.finish(panel, row + r, c[r]);
+        step.finish(panel, row, rows, c);
       }
     }
     begin += n;
@@ -179,10 +180,10 @@ struct Share {
            bool far = false) const {
     if (begin >= end) return;
     if (step.blocks() == 0) {
-      const T nothing[kSumVectors * kLanes<T>] = {};
+      const T zeros[kSumVectors * kLanes<T>] = {}, *nothing = zeros;
       const int64_t items = (end - begin) * panels;
       for (int64_t i = items * rank / size; i < items * (rank + 1) / size; ++i) {
-        step.finish(i % panels, begin + i / panels, nothing);
+        step.finish(i % panels, begin + i / panels, 1, &nothing);
       }
       return;
     }

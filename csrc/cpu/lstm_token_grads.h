@@ -55,10 +55,14 @@ struct InputGradStep {
     return panels.width(panel);
   }
 
-  void finish(int64_t panel, int64_t i, const T* sums) const {
-    int64_t j = panels.begin(panel) * kLanes<T>;
-    for (int v = 0; v < panels.width(panel); ++v, j += kLanes<T>, sums += kLanes<T>) {
-      store_upto(p.grad_x + tokens[i] * p.E + j, load(sums), p.E - j);
+  void finish(int64_t panel, int64_t i, int64_t rows, const T* const* sums) const {
+    const int64_t first = panels.begin(panel) * kLanes<T>;
+    const int64_t width = panels.width(panel) * kLanes<T>;
+    for (int64_t r = 0; r < rows; ++r) {
+      for (int64_t v = 0; v < width; v += kLanes<T>) {
+        const int64_t j = first + v;
+        store_upto(p.grad_x + tokens[i + r] * p.E + j, load(sums[r] + v), p.E - j);
+      }
     }
   }
 };

@@ -43,23 +43,20 @@ FASTCHAR_INLINE void add_dot_products(const T* w, int64_t gate, const T* const (
   }
 }
 
-// The cell of kLanes units from unit j on (fewer at the end) of row b, from the products.
+// The cell of kLanes units from unit j on (fewer at the end) of row b, from the products: all
+// but h'.
 template <class T>
-FASTCHAR_INLINE void step_finish(const LstmStepParams<T>& p, int64_t j, int64_t b,
-                                 Vec<T> (&gates)[4]) {
+FASTCHAR_INLINE CellGates<Vec<T>> step_gates(const LstmStepParams<T>& p, int64_t j, int64_t b,
+                                             Vec<T> (&gates)[4]) {
   const int64_t H = p.H, n = H - j, at = b * H + j;
   for (int g = 0; g < 4; ++g) {
     if (p.b_ih) gates[g] += load_upto(p.b_ih + g * H + j, n);
     if (p.b_hh) gates[g] += load_upto(p.b_hh + g * H + j, n);
   }
-  const auto s = cell_forward(gates[0], gates[1], gates[2], gates[3], load_upto(p.c + at, n));
-  store_upto(p.h_new + at, s.h, n);
+  const auto s = cell_gates(gates[0], gates[1], gates[2], gates[3], load_upto(p.c + at, n));
   store_upto(p.c_new + at, s.c, n);
-  T* act = p.act + b * 4 * H + j;
-  store_upto(act, s.i, n);
-  store_upto(act + H, s.f, n);
-  store_upto(act + 2 * H, s.g, n);
-  store_upto(act + 3 * H, s.o, n);
+  store_gates<T>(p.act + b * 4 * H + j, H, s, n);
+  return s;
 }
 
 // kLanes units from unit j on (fewer at the end) of rows [b, b + R).
@@ -77,10 +74,16 @@ void step_tile(const LstmStepParams<T>& p, int64_t j, int64_t b) {
     add_dot_products<T, R>(p.w_ih + (j + u) * E, H * E, x, E, u, partial);
     add_dot_products<T, R>(p.w_hh + (j + u) * H, H * H, h, H, u, partial);
   }
+  Vec<T> o[R], c[R];
   for (int r = 0; r < R; ++r) {
     Vec<T> gates[4];
     for (int g = 0; g < 4; ++g) gates[g] = sums_of_lanes<T>(partial[g][r]);
-    step_finish(p, j, b + r, gates);
+    const auto s = step_gates(p, j, b + r, gates);
+    o[r] = s.o;
+    c[r] = s.c;
+  }
+  for (int r = 0; r < R; ++r) {
+    store_upto(p.h_new + (b + r) * H + j, cell_output(o[r], c[r]), H - j);
   }
 }
 

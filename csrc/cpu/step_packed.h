@@ -34,11 +34,18 @@ struct PackedStep {
     return 7;
   }
 
-  void finish(int64_t, int64_t i, const T* sums) const {
-    constexpr int W = kLanes<T>;
-    Vec<T> gates[4];
-    for (int g = 0; g < 4; ++g) gates[g] = load(sums + g * W);
-    step_finish(p, unit, i, gates);
+  void finish(int64_t, int64_t i, int64_t rows, const T* const* sums) const {
+    Vec<T> o[kBlockRows], c[kBlockRows];
+    for (int64_t r = 0; r < rows; ++r) {
+      Vec<T> gates[4];
+      for (int g = 0; g < 4; ++g) gates[g] = load(sums[r] + g * kLanes<T>);
+      const auto s = step_gates(p, unit, i + r, gates);
+      o[r] = s.o;
+      c[r] = s.c;
+    }
+    for (int64_t r = 0; r < rows; ++r) {
+      store_upto(p.h_new + (i + r) * p.H + unit, cell_output(o[r], c[r]), p.H - unit);
+    }
   }
 };
 
@@ -100,11 +107,13 @@ struct ColumnsStep {
     return n;
   }
 
-  void finish(int64_t, int64_t i, const T* sums) const {
-    for (int64_t j = 0; j < width; j += kLanes<T>) {
-      T* at = out + i * K + j;
-      const Vec<T> sum = load(sums + j);
-      store_upto(at, add ? sum + load_upto(at, width - j) : sum, width - j);
+  void finish(int64_t, int64_t i, int64_t rows, const T* const* sums) const {
+    for (int64_t r = 0; r < rows; ++r) {
+      for (int64_t j = 0; j < width; j += kLanes<T>) {
+        T* at = out + (i + r) * K + j;
+        const Vec<T> sum = load(sums[r] + j);
+        store_upto(at, add ? sum + load_upto(at, width - j) : sum, width - j);
+      }
     }
   }
 };
