@@ -74,6 +74,34 @@ struct PartialSums {
   alignas(64) T sums[kGroupTiles * kBlockRows][kSumVectors * kLanes<T>];
 };
 
+// One tile of few rows through panels [begin, end). What follows a product is a long chain of
+// operations, which only those of other rows hide: so there are several products before it.
+template <class T, class Step>
+void run_few_rows(const Step& step, int64_t row, int64_t rows, int64_t begin, int64_t end) {
+  alignas(64) T sums[kBlockRows][kSumVectors * kLanes<T>];
+  const int64_t blocks = step.blocks(), most = kBlockRows / rows;
+  for (int64_t panel = begin; panel < end; panel += most) {
+    const int64_t some = smaller(most, end - panel);
+    T* c[kBlockRows];
+    for (int64_t i = 0; i < some * rows; ++i) c[i] = sums[i];
+    for (int64_t i = 0; i < some; ++i) {
+      const void* lines[kBlockRows * Step::kLines];
+      Lines soon{lines};
+      for (int64_t r = 0; r < rows && Step::kAsks; ++r) {
+        soon.count += step.lines(panel + i, row + r, lines + soon.count);
+      }
+      for (int64_t block = 0; block < blocks; ++block) {
+        const Span span = step.span(block);
+        const T* a[kBlockRows];
+        for (int64_t r = 0; r < rows; ++r) a[r] = step.row(row + r, span);
+        step.multiply(panel + i, span, rows, a, c + i * rows, block > 0,
+                      block == 0 ? soon : Lines{});
+      }
+    }
+    for (int64_t i = 0; i < some; ++i) step.finish(panel + i, row, rows, c + i * rows);
+  }
+}
+
 // Works through the items [begin, end) of (group of row tiles) x panels x tiles of the group:
 // all blocks of k for the tiles of one panel, then what follows the product. The step has
 //   blocks()                                  into how many the sum is cut, at least 1
@@ -92,6 +120,9 @@ template <class T, class Step>
 void run_items(const Step& step, const Tiles& tiles, int64_t panels, int64_t begin, int64_t end,
                bool far = false) {
   if (begin >= end) return;
+  if (tiles.end - tiles.first <= kBlockRows / 2) {
+    return run_few_rows<T>(step, tiles.first, tiles.end - tiles.first, begin, end);
+  }
   PartialSums<T> partial;
   const int64_t blocks = step.blocks();
   int64_t group = begin / (panels * kGroupTiles) * kGroupTiles;  // its first tile
