@@ -155,13 +155,6 @@ def _as_stack(state: Tensor) -> Tensor:
     return torch.stack((state,))
 
 
-def zero_state(params: Sequence[Tensor], batch: int, num_layers: int, bidirectional: bool) -> State:
-    """(h0 [L*D,B,P], c0 [L*D,B,H]) of zeros, one [B,*] block seen L*D times."""
-    count = num_layers * (2 if bidirectional else 1)
-    h, c = _zeros(params, batch)
-    return h.expand(count, -1, -1), c.expand(count, -1, -1)
-
-
 def _zeros(params: Sequence[Tensor], batch: int) -> State:
     """(h0 [B,P], c0 [B,H]) of zeros; one tensor where they have one size."""
     w_hh = params[1]
