@@ -112,7 +112,13 @@ def run_layers(
     if T == 0:
         raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
     D = 2 if bidirectional else 1
-    per = len(params) // (num_layers * D)
+    projected = has_projection(params, has_biases, num_layers, bidirectional)
+    per = (4 if has_biases else 2) + projected
+    if len(params) % per or len(params) < per * num_layers * D:
+        raise RuntimeError(
+            f"params: expected {per} for each of {num_layers * D} layers and directions, "
+            f"got {len(params)}"
+        )
     h0: Sequence[Tensor]
     c0: Sequence[Tensor]
     if hx is None:  # one block of zeros for all
@@ -166,9 +172,13 @@ def _zeros(params: Sequence[Tensor], batch: int) -> State:
 def has_projection(
     params: Sequence[Tensor], has_biases: bool, num_layers: int, bidirectional: bool
 ) -> bool:
-    """Whether each layer's weights end in w_hr."""
-    per = len(params) // (num_layers * (2 if bidirectional else 1))
-    return per == (5 if has_biases else 3)
+    """Whether each layer's weights end in w_hr.
+
+    Of plain weights there may be more, those of layers that somebody cut off by `num_layers`; their
+    w_hh [4H,H] tells them from the projected [4H,P], P < H, where the number happens to fit.
+    """
+    fits = len(params) == (5 if has_biases else 3) * num_layers * (2 if bidirectional else 1)
+    return fits and params[1].shape[0] != 4 * params[1].shape[1]
 
 
 def _unpack(weights: Sequence[Tensor], has_biases: bool) -> Weights:
