@@ -135,9 +135,9 @@ def _check_pair(hx: State, caller: str) -> None:
 
 def _check_cell(x: Tensor, hx: State, w_ih: Tensor, w_hh: Tensor) -> None:
     """torch.lstm_cell's checks of sizes, in its words."""
-    B, E = x.shape
+    B = x.shape[0]
     right = (B, w_hh.shape[1])
-    if w_ih.shape[1] == E and hx[0].shape == right and hx[1].shape == right:
+    if x.shape == (B, w_ih.shape[1]) and hx[0].shape == right and hx[1].shape == right:
         return
     if x.shape[1] != w_ih.shape[1]:
         raise RuntimeError(

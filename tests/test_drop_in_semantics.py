@@ -350,6 +350,16 @@ def test_scripted_models_run_torchs_own() -> None:
         torch.jit.script(fastchar.EmbeddingLSTM(7, 4, 6))
 
 
+def test_a_cell_wants_two_dimensions() -> None:
+    """`functional.lstm_cell` has torch.lstm_cell's errors."""
+    weights, state = list(nn.LSTMCell(4, 6).parameters()), (H[0], H[0])
+    for cell in (torch.lstm_cell, fastchar.functional.lstm_cell):
+        with pytest.raises(RuntimeError, match="inconsistent input_size: got 3 expected 4"):
+            cell(X, state, *weights)
+        with pytest.raises(IndexError):
+            cell(X[0, 0], state, *weights)
+
+
 def test_weights_left_over_are_an_error() -> None:
     """As of torch.lstm: more than whole layers have."""
     weights = list(nn.LSTM(4, 6).parameters())
