@@ -20,6 +20,7 @@ from torch.library import Library, register_autograd
 from fastchar import backend, fakes, reference  # noqa: F401  (registers the fakes)
 from fastchar.reference.embedding import row_scale
 from fastchar.reference.layers import mask_padding
+from fastchar.routing import refuse_transforms
 
 _ops = torch.ops.fastchar
 _library = Library("fastchar", "IMPL")  # whoever drops it drops the derivatives
@@ -80,7 +81,11 @@ def differentiable(name: str, setup: Call, backward: Call) -> Call:
     def recording(*args: Any) -> Any:
         return apply(*args) if recorded(*args) else plain(*args)
 
-    _library.impl(name, recording, "Autograd")
+    def dispatched(*args: Any) -> Any:
+        refuse_transforms(name)
+        return recording(*args)
+
+    _library.impl(name, dispatched, "Autograd")
 
     def call(*args: Any) -> Any:
         return op(*args) if torch.compiler.is_compiling() else recording(*args)

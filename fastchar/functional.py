@@ -65,17 +65,21 @@ def embedding(
         return reference.embedding(
             input, weight, padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse
         )
-    V = weight.shape[0]
-    if padding_idx is None:
-        padding_idx = -1
-    elif not -V <= padding_idx < V:
-        raise AssertionError("Padding_idx must be within num_embeddings")
-    elif padding_idx < 0:
-        padding_idx += V
+    row = _padding_row(padding_idx, weight)
     given = weight.dtype
     cast = weight if given is dtype else weight.to(dtype)
-    rows: Tensor = index_error(ops.embedding, cast, input, padding_idx, scale_grad_by_freq)
+    rows: Tensor = index_error(ops.embedding, cast, input, row, scale_grad_by_freq)
     return rows if given is dtype else rows.to(given)
+
+
+def _padding_row(padding_idx: int | None, weight: Tensor) -> int:
+    """Which row of weight [V,E] gets no gradient, or -1; beyond V, torch's AssertionError."""
+    V = weight.shape[0]
+    if padding_idx is None:
+        return -1
+    if not -V <= padding_idx < V:
+        raise AssertionError("Padding_idx must be within num_embeddings")
+    return padding_idx if padding_idx >= 0 else padding_idx + V
 
 
 def lstm_cell(
@@ -131,9 +135,9 @@ def _check_pair(hx: State, caller: str) -> None:
 
 def _check_cell(x: Tensor, hx: State, w_ih: Tensor, w_hh: Tensor) -> None:
     """torch.lstm_cell's checks of sizes, in its words."""
-    B, E = x.shape
+    B = x.shape[0]
     right = (B, w_hh.shape[1])
-    if w_ih.shape[1] == E and hx[0].shape == right and hx[1].shape == right:
+    if x.shape == (B, w_ih.shape[1]) and hx[0].shape == right and hx[1].shape == right:
         return
     if x.shape[1] != w_ih.shape[1]:
         raise RuntimeError(
@@ -269,7 +273,7 @@ def embedding_lstm(
         x = embedding(by_step, weight, padding_idx)
         y, h_n, c_n = lstm(x, hx, params, *stack, False, lengths=lengths)
         return (y.transpose(0, 1) if batch_first else y), h_n, c_n
-    row = -1 if padding_idx is None else padding_idx % weight.shape[0]
+    row = _padding_row(padding_idx, weight)
     ids = by_step.contiguous()
     return _run((weight.to(dtype), row), ids, hx, params, stack, batch_first, lengths, dtype)
 

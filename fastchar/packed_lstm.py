@@ -46,13 +46,13 @@ def lstm_packed(
     else:
         x, lengths = torch._VF._pad_packed_sequence(data, batch_sizes, False, 0.0, T)
     y, h_n, c_n = functional.lstm(x, hx, params, *stack, False, lengths=lengths)
+    if lengths is None:  # torch too takes its padded path
+        return y.flatten(0, 1), h_n, c_n
     low = autocast_dtype(data)
     if low is not None and not has_projection(params, has_biases, num_layers, bidirectional):
         # torch's packed path leaves the state in its own precision
         kind = torch.promote_types(low, (data if hx is None else hx[0]).dtype)
         y, h_n, c_n = y.to(kind), h_n.to(kind), c_n.to(kind)
-    if lengths is None:
-        return y.flatten(0, 1), h_n, c_n
     output, _ = torch._VF._pack_padded_sequence(y, lengths, False)
     return output, h_n, c_n
 

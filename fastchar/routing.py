@@ -37,6 +37,15 @@ def transforming() -> bool:
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
+def refuse_transforms(op: str) -> None:
+    """For the ops that exported programs call, where nothing has asked `transforming` before."""
+    if transforming():
+        raise NotImplementedError(
+            f"fastchar::{op} has no derivative under torch.func's transforms and forward-mode AD: "
+            "apply these to the module itself, not to a program exported from it"
+        )
+
+
 def traced() -> bool:
     """Whether torch.jit traces, or an ONNX exporter: they know torch's own operations only."""
     return torch.jit.is_tracing() or (

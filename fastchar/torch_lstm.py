@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fastchar import backend
 from fastchar.reference.cell import State
-from fastchar.reference.layers import check_lengths, mask_padding, zero_state
+from fastchar.reference.layers import check_lengths, mask_padding
 from fastchar.routing import Result, traced, transformed
 
 Stack = tuple[bool, int, float, bool, bool]  # biases?, layers, dropout, training?, bidirectional?
@@ -41,10 +41,10 @@ def serves(lengths: Tensor | None, tensors: Sequence[Tensor]) -> bool:
 
 
 def zeros_of(x: Tensor, params: Sequence[Tensor], B: int, stack: Stack) -> State:
-    """torch's default state, which has the input's dtype and device."""
+    """torch's default state, which has the input's dtype and device, not the weights'."""
     _, num_layers, _, _, bidirectional = stack
-    h, c = zero_state(params, B, num_layers, bidirectional)
-    return h.to(x), c.to(x)
+    count, w_hh = num_layers * (2 if bidirectional else 1), params[1]
+    return x.new_zeros(count, B, w_hh.shape[1]), x.new_zeros(count, B, w_hh.shape[0] // 4)
 
 
 def by_packing(

@@ -146,6 +146,8 @@ CASES: dict[str, Case] = {
     "strided weights": odd_strides,
     "a replica": replica,
     "weights in one block": lambda m: [m.LSTM(4, 6).flatten_parameters(), m.LSTM(4, 6)(X)],
+    "a stack cut short": lambda m: changed(m.LSTM(4, 6, 4), "num_layers", 2)(X),
+    "a stack cut short by a fifth": lambda m: changed(m.LSTM(4, 6, 5), "num_layers", 4)(X),
     "all_weights": lambda m: m.LSTM(4, 6, 2, proj_size=2, bidirectional=True).all_weights,
     "a cell's one bias": lambda m: trained(changed(m.LSTMCell(4, 6), "bias_hh", None), X[0]),
     "a cell's other bias": lambda m: trained(changed(m.LSTMCell(4, 6), "bias_ih", None), X[0]),
@@ -242,6 +244,8 @@ SAME_TYPE: dict[str, Case] = {
     "cell: state in one tensor": lambda m: m.LSTMCell(4, 6)(X[0], torch.stack([H[0], H[0]])),
     "packed: input size": lambda m: m.LSTM(3, 6)(PACKED),
     "packed: doubles": lambda m: m.LSTM(4, 6)(PACKED.double()),
+    "more layers than weights": lambda m: changed(m.LSTM(4, 6), "num_layers", 2)(X),
+    "more directions than weights": lambda m: changed(m.LSTM(4, 6), "bidirectional", True)(X),
     "a bias gone": lambda m: changed(m.LSTM(4, 6), "bias_ih_l0", None)(X),
     "ids out of range": lambda m: m.Embedding(3, 3)(IDS),
     "ids below zero": lambda m: m.Embedding(3, 3)(IDS - 1),
@@ -344,6 +348,24 @@ def test_scripted_models_run_torchs_own() -> None:
     assert all(a is b for a, b in zip(model.parameters(), parameters, strict=True))
     with pytest.raises(NotImplementedError, match="can't compile an EmbeddingLSTM"):
         torch.jit.script(fastchar.EmbeddingLSTM(7, 4, 6))
+
+
+def test_a_cell_wants_two_dimensions() -> None:
+    """`functional.lstm_cell` has torch.lstm_cell's errors."""
+    weights, state = list(nn.LSTMCell(4, 6).parameters()), (H[0], H[0])
+    for cell in (torch.lstm_cell, fastchar.functional.lstm_cell):
+        with pytest.raises(RuntimeError, match="inconsistent input_size: got 3 expected 4"):
+            cell(X, state, *weights)
+        with pytest.raises(IndexError):
+            cell(X[0, 0], state, *weights)
+
+
+def test_weights_left_over_are_an_error() -> None:
+    """As of torch.lstm: more than whole layers have."""
+    weights = list(nn.LSTM(4, 6).parameters())
+    for lstm in (torch.lstm, fastchar.functional.lstm):
+        with pytest.raises(RuntimeError):
+            lstm(X, (H, H), [*weights, *weights[:2]], True, 1, 0.0, True, False, False)
 
 
 def test_the_packed_result_is_a_packed_sequence() -> None:

@@ -314,6 +314,8 @@ ERRORS: dict[str, Case] = {
     "states of whole numbers": lambda m: m.LSTM(4, 6)(X, (H.long(), H.long())),
     "states without data": lambda m: m.LSTM(4, 6)(X, (H.to("meta"), H.to("meta"))),
     "an input without data": lambda m: m.LSTM(4, 6)(X.to("meta")),
+    "weights without data": lambda m: m.LSTM(4, 6, device="meta")(X),
+    "weights without data, projected": lambda m: m.LSTM(4, 6, proj_size=2, device="meta")(X),
     "a list": lambda m: m.LSTM(4, 6)([1, 2]),
     "an array": lambda m: m.LSTM(4, 6)(X.numpy()),
     "nothing": lambda m: m.LSTM(4, 6)(),

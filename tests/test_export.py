@@ -9,6 +9,7 @@ import pytest
 import torch
 from test_compile import CXX, Encoder, Tagger, batch
 from torch import nn
+from torch.autograd import forward_ad
 
 import fastchar
 
@@ -59,6 +60,28 @@ def test_export_round_trip(recorded: bool, tmp_path: Path) -> None:
     grads = dict(program.named_parameters())
     for name, p in model.named_parameters():
         torch.testing.assert_close(grads[name].grad, p.grad)
+
+
+@pytest.mark.native
+def test_transforms_of_a_program_never_give_zeros() -> None:
+    """The module takes them; a program, which holds our ops, refuses all but vmap."""
+    x = torch.randn(5, 3, 6)
+    for module, given in ((fastchar.LSTM(6, 8), x), (fastchar.LSTMCell(6, 8), x[0])):
+        module.requires_grad_(False)
+        program = torch.export.export(module, (given,)).module()
+
+        def call(given: torch.Tensor, program: nn.Module = program) -> torch.Tensor:
+            return program(given)[0]
+
+        ones = torch.ones_like(given)
+        with pytest.raises(NotImplementedError, match="apply these to the module itself"):
+            torch.func.jvp(call, (given,), (ones,))
+        with pytest.raises(NotImplementedError, match="apply these to the module itself"):
+            torch.func.grad(lambda given: call(given).sum())(given)
+        with forward_ad.dual_level(), pytest.raises(NotImplementedError, match="forward-mode AD"):
+            call(forward_ad.make_dual(given, ones))
+        many = torch.stack((given, 2 * given))
+        torch.testing.assert_close(torch.vmap(call)(many), torch.stack([*map(call, many)]))
 
 
 def test_an_onnx_exporter_finds_torchs_operations(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook
 from torch.nn.utils import parametrizations, prune
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
@@ -67,6 +68,13 @@ CHANGES: dict[str, Callable[[Any], Any]] = {
     "another forward": doubled,
     "max_norm": option("max_norm", 0.5),
     "scale_grad_by_freq": option("scale_grad_by_freq", True),
+}
+
+ERRORS: dict[str, Callable[[Any], Any]] = {
+    "padding_idx too large": option("padding_idx", 9),
+    "padding_idx too small": option("padding_idx", -10),
+    "a table of doubles": lambda p: p.embedding.double(),
+    "an LSTM of halves": lambda p: p.lstm.half(),
 }
 
 
@@ -137,6 +145,33 @@ def test_hooks_see_what_the_two_modules_pass(form: str) -> None:
     pair.lstm.register_forward_hook(lambda m, a, y: seen.append(tuple(y[0].shape)))
     torch.testing.assert_close([pair(ids), pair(ids, lengths=lengths)], folded)
     assert seen == [(*ids.shape, 4), (*ids.shape, 5)] * 2
+
+
+def test_hooks_of_all_modules_see_the_two() -> None:
+    """As tools register them that watch every module: to trace, to time, to keep activations."""
+    pair = fastchar.EmbeddingLSTM(9, 4, 5)
+    seen: list[nn.Module] = []
+    handle = register_module_forward_hook(lambda m, a, y: seen.append(m))
+    try:
+        pair(IDS)
+    finally:
+        handle.remove()
+    assert seen == [pair.embedding, pair.lstm, pair]
+
+
+@pytest.mark.parametrize("change", ERRORS)
+@pytest.mark.parametrize("ids", [IDS, IDS[:2]], ids=["many", "fewer than symbols"])
+def test_errors_are_those_of_the_two(change: str, ids: Tensor) -> None:
+    """Of what was changed after construction: a row for padding that isn't there, a dtype."""
+    plain, pair = Plain(False), fastchar.EmbeddingLSTM(9, 4, 5, padding_idx=2)
+    errors = []
+    for model in (plain, pair):
+        ERRORS[change](model)
+        with pytest.raises((AssertionError, ValueError)) as error:
+            model(ids, lengths=None)
+        errors.append(error.value)
+    assert type(errors[0]) is type(errors[1])
+    assert str(errors[0]) == str(errors[1])
 
 
 @pytest.mark.native

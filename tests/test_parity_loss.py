@@ -158,3 +158,11 @@ def test_wrong_input_raises_as_torch(target: Tensor, options: dict[str, Any]) ->
         torch_loss(x, w, target, **{"reduction": "mean", **options})
     with pytest.raises(theirs.type):
         functional.linear_cross_entropy(x, w, target, **options)
+
+
+@pytest.mark.parametrize("reduction", ["none", "mean"])
+def test_a_turned_target_is_an_error(reduction: str) -> None:
+    """As many tokens as the input has, in another order."""
+    x, w, target = torch.randn(5, 3, 4), torch.randn(7, 4), torch.randint(7, (3, 5))
+    with pytest.raises(ValueError, match=r"batch_size \(5, 3\) .* batch_size \(3, 5\)"):
+        functional.linear_cross_entropy(x, w, target, reduction=reduction)

@@ -111,14 +111,21 @@ def test_gradient_scaler_within_float16() -> None:
         assert all(torch.equal(a, b) for a, b in zip(before, module.parameters(), strict=True))
 
 
-@pytest.mark.parametrize("low", [torch.bfloat16, torch.float16])
+# Torch's padded path has no float16 everywhere.
+@pytest.mark.parametrize(
+    ("low", "lengths"),
+    [(torch.bfloat16, (5, 3, 2)), (torch.float16, (5, 3, 2)), (torch.bfloat16, (5, 5, 5))],
+)
 @pytest.mark.parametrize("state", [None, torch.float32, torch.bfloat16])
-def test_autocast_dtypes_of_a_packed_batch(low: torch.dtype, state: torch.dtype | None) -> None:
-    """Torch's packed path keeps the wider of autocast's dtype and the state's."""
+def test_autocast_dtypes_of_a_packed_batch(
+    low: torch.dtype, lengths: tuple[int, ...], state: torch.dtype | None
+) -> None:
+    """Torch's packed path keeps the wider of autocast's dtype and the state's; to sequences of one
+    length torch applies its padded path."""
     found = []
     for cls in (nn.LSTM, fastchar.LSTM):
         lstm = cls(4, 6)
-        packed = pack_padded_sequence(torch.randn(5, 3, 4), torch.tensor([5, 3, 2]))
+        packed = pack_padded_sequence(torch.randn(5, 3, 4), torch.tensor(lengths))
         hx = None if state is None else (torch.zeros(1, 3, 6, dtype=state),) * 2
         with torch.autocast("cpu", low):
             y, (h, c) = lstm(packed, hx)

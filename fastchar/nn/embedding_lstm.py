@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
 
 from fastchar import functional
 from fastchar.nn.conversion import convert
@@ -93,15 +94,19 @@ class EmbeddingLSTM(nn.Module):
         self, ids: Tensor, hx: State | None = None, *, lengths: Tensor | None = None
     ) -> tuple[Tensor, State]:
         embedding, lstm = self.embedding, self.lstm
-        if not (_as_made(embedding, Embedding) and _as_made(lstm, LSTM) and _foldable(embedding)):
+        as_made = _as_made(embedding, Embedding) and _as_made(lstm, LSTM)
+        if not as_made or not _foldable(embedding) or _has_any_global_hook():
             return self._one_after_the_other(ids, hx, lengths)
 
         def run(ids: Tensor, hx: State | None) -> tuple[Tensor, Tensor, Tensor]:
+            table, weights = embedding.weight, lstm._weights()
+            if table.dtype is not weights[0].dtype:
+                lstm.check_input(table.unsqueeze(0), None)  # raises, unless autocast makes them one
             return functional.embedding_lstm(
                 ids,
-                embedding.weight,
+                table,
                 hx,
-                lstm._weights(),
+                weights,
                 *lstm._stack_options(),
                 padding_idx=embedding.padding_idx,
                 lengths=lengths,

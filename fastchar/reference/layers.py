@@ -112,7 +112,13 @@ def run_layers(
     if T == 0:
         raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
     D = 2 if bidirectional else 1
-    per = len(params) // (num_layers * D)
+    projected = has_projection(params, has_biases, num_layers, bidirectional)
+    per = (4 if has_biases else 2) + projected
+    if len(params) % per or len(params) < per * num_layers * D:
+        raise RuntimeError(
+            f"params: expected {per} for each of {num_layers * D} layers and directions, "
+            f"got {len(params)}"
+        )
     h0: Sequence[Tensor]
     c0: Sequence[Tensor]
     if hx is None:  # one block of zeros for all
@@ -155,13 +161,6 @@ def _as_stack(state: Tensor) -> Tensor:
     return torch.stack((state,))
 
 
-def zero_state(params: Sequence[Tensor], batch: int, num_layers: int, bidirectional: bool) -> State:
-    """(h0 [L*D,B,P], c0 [L*D,B,H]) of zeros, one [B,*] block seen L*D times."""
-    count = num_layers * (2 if bidirectional else 1)
-    h, c = _zeros(params, batch)
-    return h.expand(count, -1, -1), c.expand(count, -1, -1)
-
-
 def _zeros(params: Sequence[Tensor], batch: int) -> State:
     """(h0 [B,P], c0 [B,H]) of zeros; one tensor where they have one size."""
     w_hh = params[1]
@@ -173,9 +172,13 @@ def _zeros(params: Sequence[Tensor], batch: int) -> State:
 def has_projection(
     params: Sequence[Tensor], has_biases: bool, num_layers: int, bidirectional: bool
 ) -> bool:
-    """Whether each layer's weights end in w_hr."""
-    per = len(params) // (num_layers * (2 if bidirectional else 1))
-    return per == (5 if has_biases else 3)
+    """Whether each layer's weights end in w_hr.
+
+    Of plain weights there may be more, those of layers that somebody cut off by `num_layers`; their
+    w_hh [4H,H] tells them from the projected [4H,P], P < H, where the number happens to fit.
+    """
+    fits = len(params) == (5 if has_biases else 3) * num_layers * (2 if bidirectional else 1)
+    return fits and params[1].shape[0] != 4 * params[1].shape[1]
 
 
 def _unpack(weights: Sequence[Tensor], has_biases: bool) -> Weights:

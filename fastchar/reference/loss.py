@@ -19,7 +19,8 @@ def linear_cross_entropy(
     """Cross entropy of the logits input @ linear_weight^T + linear_bias, as `F.cross_entropy`.
 
     input [*,H], linear_weight [V,H], linear_bias [V], target int64 [*] (or class probabilities
-    [*,V]), weight [V] by class. Per token, with eps = label_smoothing, w = weight, y = target:
+    [*,V]), weight [V] by class. ValueError where the target has other tokens than the input, in
+    number or in order. Per token, with eps = label_smoothing, w = weight, y = target:
 
     (L1)  z = x W^T + b      lse = log sum_v exp(z_v)
     (L2)  loss = (1-eps) w_y (lse - z_y) + eps/V sum_v w_v (lse - z_v);  0 where y = ignore_index
@@ -30,7 +31,13 @@ def linear_cross_entropy(
         target = target.reshape(-1, target.shape[-1])
         shape = input.shape[:-1]
     else:
-        shape, target = target.shape, target.reshape(-1)
+        tokens, shape = input.shape[:-1], target.shape
+        if not torch.jit.is_tracing() and tokens != shape:  # a trace's sizes are for others
+            theirs, ours = (", ".join(map(str, sizes)) for sizes in (tokens, shape))
+            raise ValueError(
+                f"Expected input batch_size ({theirs}) to match target batch_size ({ours})."
+            )
+        target = target.reshape(-1)
     loss = F.cross_entropy(
         logits.reshape(-1, logits.shape[-1]),
         target,
