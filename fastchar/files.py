@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import os
 import sys
 import zlib
@@ -29,7 +30,8 @@ def _open_bytes(path: str) -> Iterator[BinaryIO | gzip.GzipFile]:
         if path == "-":
             if sys.stdin is None:
                 raise InputError("<stdin>: expected a readable file, got: it is closed")
-            yield sys.stdin.buffer
+            with _stdin() as stream:
+                yield stream
         elif path.endswith(".gz"):
             with gzip.open(path) as stream:
                 yield stream
@@ -44,6 +46,22 @@ def _open_bytes(path: str) -> Iterator[BinaryIO | gzip.GzipFile]:
     except OSError as error:
         reason = error.strerror or str(error)
         raise InputError(f"{name_of(path)}: expected a readable file, got: {reason}") from None
+
+
+@contextmanager
+def _stdin() -> Iterator[BinaryIO]:
+    """Standard input with a buffer of its own.
+
+    Python asks for the lock of ``sys.stdin.buffer`` when it exits, and dies of a fatal error if a
+    thread still waits in a read with it, as after Ctrl-C.
+    """
+    try:
+        number = sys.stdin.fileno()
+    except io.UnsupportedOperation:  # something that stands in for it, without a lock
+        yield sys.stdin.buffer
+        return
+    with open(number, "rb", closefd=False) as stream:
+        yield stream
 
 
 def _decode(raw: bytes, path: str, line: int) -> str:

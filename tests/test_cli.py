@@ -7,6 +7,7 @@ import io
 import math
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -181,6 +182,35 @@ def test_predict_answers_before_the_input_ends(home: Path) -> None:
         assert process.stdout.readline().startswith(word + "\t")
     process.stdin.close()
     assert process.wait(600) == 0
+
+
+@pytest.mark.usefixtures("ctrl_c")
+def test_ctrl_c_at_the_prompt_of_predict(home: Path) -> None:
+    """While a thread waits for the next line: an end as quiet as that of any other program."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fastchar", "predict", str(home / "g2p")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Which backend runs is another test's business.
+        env={
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "PYTHONWARNINGS": "ignore::UserWarning:fastchar.backend",
+        },
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write("one\n")
+    process.stdin.flush()
+    assert process.stdout.readline().startswith("one\t")
+    process.send_signal(signal.SIGINT)
+    assert process.wait(600) == 130
+    assert process.stderr is not None
+    assert process.stderr.read().strip() in ("", "Aborted.")
+    for stream in (process.stdin, process.stdout, process.stderr):
+        stream.close()
 
 
 def test_unseen_symbols_are_reported(home: Path) -> None:

@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -69,15 +68,6 @@ def _stop_after(monkeypatch: pytest.MonkeyPatch, batches: int) -> None:
         end_of_batch(self, trainer, task, outputs, batch, batch_idx)
 
     monkeypatch.setattr(KeepRun, "on_train_batch_end", on_train_batch_end)
-
-
-@pytest.fixture
-def ctrl_c() -> Iterator[None]:
-    """SIGINT as at a terminal, here and in what is started: in a script's background commands it is
-    ignored, and stays so."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="module")
