@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import os
+import re
 import sys
 import zlib
 from collections.abc import Iterator
@@ -82,22 +83,23 @@ def _decode(raw: bytes, path: str, line: int) -> str:
 def read_lines(path: str) -> Iterator[tuple[int, str]]:
     """The lines of a UTF-8 file, as they come, without their ends, numbered from 1.
 
-    ``-`` is standard input; a name that ends in ``.gz`` is unzipped; a byte order mark is dropped.
+    ``-`` is standard input; a name that ends in ``.gz`` is unzipped; byte order marks are dropped.
     Raises :class:`InputError`.
     """
     with _open_bytes(path) as stream:
         for number, raw in enumerate(stream, 1):
             line = _decode(raw, path, number).rstrip("\r\n")
-            yield number, line.removeprefix("\ufeff") if number == 1 else line
+            # All of them, here and below: what is read, written and read again is the same.
+            yield number, line.lstrip("\ufeff") if number == 1 else line
 
 
 def read_text(path: str) -> str:
     """A whole UTF-8 file, from where :func:`read_lines` reads; line ends become ``\\n``."""
     with _open_bytes(path) as stream:
-        text = _decode(stream.read(), path, 1).removeprefix("\ufeff")
+        text = _decode(stream.read(), path, 1).lstrip("\ufeff")
     if not text:
         raise InputError(f"{name_of(path)}: expected text, got an empty file")
-    return text.replace("\r\n", "\n")
+    return re.sub("\r+\n", "\n", text)
 
 
 def read_pairs(path: str) -> list[Pair]:

@@ -302,8 +302,9 @@ def test_predict_reads_a_pipe_only_once(home: Path, monkeypatch: pytest.MonkeyPa
 
 def test_train_from_a_pipe_can_be_resumed(home: Path, tmp_path: Path) -> None:
     """What was read from `<(zcat pairs.gz)` is kept in the run, and found where that is moved."""
-    with pipe((home / "pairs.tsv").read_text()) as path:
-        ok("train", path, "--out", tmp_path / "run", "--epochs", 1, *SMALL)
+    text = (home / "pairs.tsv").read_text()
+    with pipe(text) as path, pipe(text[: text.index("\n") + 1]) as dev:
+        ok("train", path, "--dev", dev, "--out", tmp_path / "run", "--epochs", 1, *SMALL)
     (tmp_path / "run").rename(tmp_path / "moved")
     assert "has ended already" in ok("train", "--resume", tmp_path / "moved")
 

@@ -258,6 +258,7 @@ def test_settings_from_yaml(tmp_path: Path) -> None:
     }
     config = Config(data="some/words.tsv.gz", **settings)
     assert (config.hidden_size, config.out) == (256, "runs/words")
+    assert Config(data="some/.words.tsv").out == "runs/words"
     assert Config(data="-", model="char_lm").hidden_size == 512
 
 

@@ -21,7 +21,8 @@ class RunFolder:
 
     ``model/`` best model so far · ``last.ckpt`` to resume from · ``best.ckpt`` the checkpoint of
     the best epoch · ``metrics.csv`` a row an epoch · ``config.yaml`` all settings · ``log`` what
-    was printed · ``curve.png``, ``attention.png``, ``embedding.png``.
+    was printed · ``curve.png``, ``attention.png``, ``embedding.png`` · ``tensorboard/``, if asked
+    for · ``data.tsv.gz``, ``dev.tsv.gz`` (or ``.txt.gz``): data that came by a pipe.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -32,6 +33,15 @@ class RunFolder:
         self.metrics = self.path / "metrics.csv"
         self.config = self.path / "config.yaml"
         self.log = self.path / "log"
+        self.curve = self.path / "curve.png"
+        self.attention = self.path / "attention.png"
+        self.embedding = self.path / "embedding.png"
+        self.tensorboard = self.path / "tensorboard"
+
+    def kept(self, name: str, kind: str) -> Path:
+        """Where ``name``, ``"data"`` or ``"dev"``, is kept if it comes by a pipe; ``kind``:
+        ``"tsv"`` or ``"txt"``."""
+        return self.path / f"{name}.{kind}.gz"
 
     def check_free(self) -> None:
         """Raises :class:`InputError` if a run in this folder would touch what is there."""
@@ -40,7 +50,10 @@ class RunFolder:
                 f"{self.path}: expected no run in this folder yet, got one; "
                 f"choose another with --out, or go on with --resume {self.path}"
             )
-        for path in (self.model, self.last, self.best, self.metrics, self.log):
+        files = [self.model, self.last, self.best, self.metrics, self.log, self.tensorboard]
+        files += [self.curve, self.attention, self.embedding]
+        files += [self.kept(name, kind) for name in ("data", "dev") for kind in ("tsv", "txt")]
+        for path in files:
             if path.exists():
                 raise InputError(
                     f"{self.path}: expected a folder without {path.name}, which a run writes; "
