@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import io
 import os
@@ -126,8 +127,26 @@ def read_pairs(path: str) -> list[Pair]:
     return pairs
 
 
+def one_cell(text: str) -> str:
+    """``text`` for a column of a line: what would end either, as a model of bytes may write, reads
+    U+FFFD."""
+    return re.sub("[\t\n\r]", "\ufffd", text)
+
+
 def shorten(text: str, limit: int = 60) -> str:
     return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+@contextmanager
+def writing(path: str | Path) -> Iterator[None]:
+    """A full disk, which Python tells without a name, is one on which there is no room for
+    ``path``."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT) and error.filename is None:
+            raise OSError(error.errno, error.strerror, str(path)) from None
+        raise
 
 
 @contextmanager
@@ -154,7 +173,8 @@ def beside(path: str | Path) -> Iterator[Path]:
             f"{Path(path).parent}: expected a folder to write in: {error.strerror}"
         ) from None
     try:
-        yield partial
+        with writing(path):
+            yield partial
         os.replace(partial, real)
     finally:
         partial.unlink(missing_ok=True)

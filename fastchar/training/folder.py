@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fastchar.files import InputError, beside, write_beside
+from fastchar.files import InputError, beside, write_beside, writing
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
@@ -68,7 +68,7 @@ class RunFolder:
             raise InputError(f"{self.path}: expected a folder, got: {error.strerror}") from None
 
     def append_log(self, line: str) -> None:
-        with open(self.log, "a", encoding="utf-8") as stream:
+        with writing(self.log), open(self.log, "a", encoding="utf-8") as stream:
             stream.write(line + "\n")
 
     def append_metrics(self, record: dict[str, float]) -> None:
