@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -240,11 +241,13 @@ def test_checkpoints_are_written_in_place(
 ) -> None:
     """Whether or not there is room for temporary files, and whatever the folder's name is."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
-    config = _config(tmp_path, "a::b", pairs_file, **PAIRS, schedule="plateau")
+    config = _config(tmp_path, "a::b c", pairs_file, **PAIRS, schedule="plateau")
     with monkeypatch.context() as patch:
         _stop_after(patch, 7)
         with pytest.raises(Interrupted):
             train(config, QUIET)
+    hint = (Path(config.out) / "log").read_text().splitlines()[-1]
+    assert shlex.split(hint)[-2:] == ["--resume", config.out]
     resume(config.out, QUIET)
     _assert_same(Path(config.out), pairs_run)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import shlex
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +28,7 @@ class RunFolder:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        self.quoted = shlex.quote(str(path))  # as a shell wants it
         self.model = self.path / "model"
         self.last = self.path / "last.ckpt"
         self.best = self.path / "best.ckpt"
@@ -48,7 +50,7 @@ class RunFolder:
         if self.config.exists():
             raise InputError(
                 f"{self.path}: expected no run in this folder yet, got one; "
-                f"choose another with --out, or go on with --resume {self.path}"
+                f"choose another with --out, or go on with --resume {self.quoted}"
             )
         files = [self.model, self.last, self.best, self.metrics, self.log, self.tensorboard]
         files += [self.curve, self.attention, self.embedding]

@@ -169,12 +169,13 @@ def _fit(
                 task, datamodule=data, ckpt_path=folder.last if resumed else None, weights_only=True
             )
         except Interrupted:
-            say(f"stopped; go on with: fastchar train --resume {folder.path}")
+            say(f"stopped; go on with: fastchar train --resume {folder.quoted}")
             raise
         except SystemExit:  # what Lightning makes of a second Ctrl-C
             if not request:
                 raise
-            say(f"stopped at once; go on from the last save: fastchar train --resume {folder.path}")
+            hint = f"fastchar train --resume {folder.quoted}"
+            say(f"stopped at once; go on from the last save: {hint}")
             raise Interrupted from None
         except (MemoryError, RuntimeError) as error:
             if not is_lack_of_memory(error):
