@@ -22,6 +22,7 @@ from training_data import few_pairs, write_pairs
 from fastchar.training import Config, InputError, resume, train
 from fastchar.training.callbacks import Interrupted, KeepRun, signals_caught
 from fastchar.training.console import make_console
+from fastchar.training.folder import read_metrics
 from fastchar.training.tasks import Seq2SeqTask
 
 pytestmark = pytest.mark.usefixtures("fast_runs")
@@ -224,6 +225,10 @@ def test_resume_of_a_damaged_folder(tmp_path: Path, pairs_run: Path) -> None:
         (run / "metrics.csv").write_text(text)
         with pytest.raises(InputError, match=r"metrics\.csv: expected a row for each of 3 epochs"):
             resume(run, QUIET)
+    for row in ("1", "1,many", "1,2,3"):
+        (run / "metrics.csv").write_text(f"epoch,step\n0,5\n{row}\n")
+        with pytest.raises(InputError, match=r"metrics\.csv, line 3: expected a number in each"):
+            read_metrics(run / "metrics.csv")
 
 
 def test_resuming_a_run_that_has_ended_changes_nothing(pairs_run: Path) -> None:

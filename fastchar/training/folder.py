@@ -116,11 +116,15 @@ class RunFolder:
 
 
 def read_metrics(path: str | Path) -> list[dict[str, float]]:
-    """The rows of a ``metrics.csv``."""
+    """The rows of a ``metrics.csv``. Raises :class:`InputError`."""
     with open(path, encoding="utf-8", newline="") as stream:
-        return [
-            {name: float(value) for name, value in row.items()} for row in csv.DictReader(stream)
-        ]
+        reader = csv.DictReader(stream)
+        try:
+            return [{name: float(value) for name, value in row.items()} for row in reader]
+        except (TypeError, ValueError):  # of cells that are missing, or too many, and of text
+            raise InputError(
+                f"{path}, line {reader.line_num}: expected a number in each column"
+            ) from None
 
 
 def load_model(path: str | Path) -> Seq2Seq | CharLM:
