@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
+import io
 import os
+import re
 import sys
 import zlib
 from collections.abc import Iterator
@@ -29,7 +32,8 @@ def _open_bytes(path: str) -> Iterator[BinaryIO | gzip.GzipFile]:
         if path == "-":
             if sys.stdin is None:
                 raise InputError("<stdin>: expected a readable file, got: it is closed")
-            yield sys.stdin.buffer
+            with _stdin() as stream:
+                yield stream
         elif path.endswith(".gz"):
             with gzip.open(path) as stream:
                 yield stream
@@ -44,6 +48,22 @@ def _open_bytes(path: str) -> Iterator[BinaryIO | gzip.GzipFile]:
     except OSError as error:
         reason = error.strerror or str(error)
         raise InputError(f"{name_of(path)}: expected a readable file, got: {reason}") from None
+
+
+@contextmanager
+def _stdin() -> Iterator[BinaryIO]:
+    """Standard input with a buffer of its own.
+
+    Python asks for the lock of ``sys.stdin.buffer`` when it exits, and dies of a fatal error if a
+    thread still waits in a read with it, as after Ctrl-C.
+    """
+    try:
+        number = sys.stdin.fileno()
+    except io.UnsupportedOperation:  # something that stands in for it, without a lock
+        yield sys.stdin.buffer
+        return
+    with open(number, "rb", closefd=False) as stream:
+        yield stream
 
 
 def _decode(raw: bytes, path: str, line: int) -> str:
@@ -64,22 +84,23 @@ def _decode(raw: bytes, path: str, line: int) -> str:
 def read_lines(path: str) -> Iterator[tuple[int, str]]:
     """The lines of a UTF-8 file, as they come, without their ends, numbered from 1.
 
-    ``-`` is standard input; a name that ends in ``.gz`` is unzipped; a byte order mark is dropped.
+    ``-`` is standard input; a name that ends in ``.gz`` is unzipped; byte order marks are dropped.
     Raises :class:`InputError`.
     """
     with _open_bytes(path) as stream:
         for number, raw in enumerate(stream, 1):
             line = _decode(raw, path, number).rstrip("\r\n")
-            yield number, line.removeprefix("\ufeff") if number == 1 else line
+            # All of them, here and below: what is read, written and read again is the same.
+            yield number, line.lstrip("\ufeff") if number == 1 else line
 
 
 def read_text(path: str) -> str:
     """A whole UTF-8 file, from where :func:`read_lines` reads; line ends become ``\\n``."""
     with _open_bytes(path) as stream:
-        text = _decode(stream.read(), path, 1).removeprefix("\ufeff")
+        text = _decode(stream.read(), path, 1).lstrip("\ufeff")
     if not text:
         raise InputError(f"{name_of(path)}: expected text, got an empty file")
-    return text.replace("\r\n", "\n")
+    return re.sub("\r+\n", "\n", text)
 
 
 def read_pairs(path: str) -> list[Pair]:
@@ -106,8 +127,26 @@ def read_pairs(path: str) -> list[Pair]:
     return pairs
 
 
+def one_cell(text: str) -> str:
+    """``text`` for a column of a line: what would end either, as a model of bytes may write, reads
+    U+FFFD."""
+    return re.sub("[\t\n\r]", "\ufffd", text)
+
+
 def shorten(text: str, limit: int = 60) -> str:
     return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+@contextmanager
+def writing(path: str | Path) -> Iterator[None]:
+    """A full disk, which Python tells without a name, is one on which there is no room for
+    ``path``."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT) and error.filename is None:
+            raise OSError(error.errno, error.strerror, str(path)) from None
+        raise
 
 
 @contextmanager
@@ -134,7 +173,8 @@ def beside(path: str | Path) -> Iterator[Path]:
             f"{Path(path).parent}: expected a folder to write in: {error.strerror}"
         ) from None
     try:
-        yield partial
+        with writing(path):
+            yield partial
         os.replace(partial, real)
     finally:
         partial.unlink(missing_ok=True)

@@ -1,6 +1,7 @@
 """What every test shares: which backend runs, the instruction sets, NaN-poisoned allocations."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -115,3 +116,12 @@ def fast_runs() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch, one_thread():
         patch.setattr(run, "write_report", lambda *args: None)
         yield
+
+
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """SIGINT as at a terminal, here and in what is started: in a script's background commands it is
+    ignored, and stays so."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

@@ -165,6 +165,14 @@ def test_labels_can_be_seen() -> None:
     assert label(unknown) == "F0000"
 
 
+def test_a_long_symbol_is_shortened() -> None:
+    """One web address among the phones is no reason for a map of 100 metres."""
+    assert label("AH0") == "AH0"
+    assert label("https://example.org/" * 150) == "https://example…"
+    assert label("$" * 30) == r"\$" * 15 + "…"
+    assert label("\U0010fffd" * 30) == "10FFFD 10FFFD 1…"
+
+
 def test_symbols_in_a_terminal() -> None:
     """Which has the fonts: only what cannot be seen gets a name, and wide ones line up."""
     assert [visible(s) for s in ("a", "語", "🎉", "$", " ", "\n", "\u00a0", "\u0301", "ि")] == [

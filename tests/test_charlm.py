@@ -169,6 +169,16 @@ def test_any_prompt() -> None:
     assert set(phones.generate("AH", length=20, seed=0).split()) <= {"AH", "B"}
 
 
+def test_a_separated_text_goes_on_behind_a_separator() -> None:
+    """The prompt and what follows are the text that its symbols make, `AH HH` and not `AHHH`."""
+    model = make(Vocabulary.build(["AH HH N"], mode="separated"))
+    for prompt in ("", "AH", "AH "):
+        text = prompt + model.generate(prompt, length=20, seed=1)
+        assert set(text.split()) <= {"AH", "HH", "N"}
+        assert "  " not in text
+        assert not text.startswith(" ")
+
+
 def test_learns_a_sentence() -> None:
     """Trained in chunks on one sentence again and again, it can say the rest of it."""
     torch.manual_seed(0)

@@ -7,6 +7,7 @@ import io
 import math
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,8 @@ from cli_runs import SMALL, ok, pipe, refused, run
 from training_data import few_pairs, write_pairs
 
 import fastchar
+from fastchar.models import Hypothesis
+from fastchar.training.console import make_console
 from fastchar.training.folder import RunFolder, load_model, read_metrics
 
 
@@ -183,6 +186,35 @@ def test_predict_answers_before_the_input_ends(home: Path) -> None:
     assert process.wait(600) == 0
 
 
+@pytest.mark.usefixtures("ctrl_c")
+def test_ctrl_c_at_the_prompt_of_predict(home: Path) -> None:
+    """While a thread waits for the next line: an end as quiet as that of any other program."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fastchar", "predict", str(home / "g2p")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Which backend runs is another test's business.
+        env={
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "PYTHONWARNINGS": "ignore::UserWarning:fastchar.backend",
+        },
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write("one\n")
+    process.stdin.flush()
+    assert process.stdout.readline().startswith("one\t")
+    process.send_signal(signal.SIGINT)
+    assert process.wait(600) == 130
+    assert process.stderr is not None
+    assert process.stderr.read().strip() in ("", "Aborted.")
+    for stream in (process.stdin, process.stdout, process.stderr):
+        stream.close()
+
+
 def test_unseen_symbols_are_reported(home: Path) -> None:
     """A model of lower-case words that is asked for upper-case ones guesses, and says why."""
     result = run("predict", home / "g2p", stdin="cat\nCAT\n\nŻ a\n")
@@ -238,6 +270,28 @@ def test_a_full_disk_is_one_line(home: Path) -> None:
     assert Path("/dev/full").is_char_device()
 
 
+def test_too_little_memory_is_one_line(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As for the attention over a line of 100,000 symbols."""
+
+    def predict(*args: object, **options: object) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to ...")
+
+    monkeypatch.setattr(fastchar.Seq2Seq, "predict", predict)
+    result = run("predict", home / "g2p", stdin="cat\n")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("fastchar: not enough memory; ")
+
+
+def test_what_ends_a_line_is_not_written(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model of bytes may predict tabs and line ends, which are no targets."""
+    best = Hypothesis("a\tb\nc", [4], -1.0, -1.0, torch.zeros(2, 2))
+    monkeypatch.setattr(fastchar.Seq2Seq, "predict", lambda self, texts, **_: [[best]] * len(texts))
+    assert ok("predict", home / "g2p", stdin="cat\n") == "cat\ta\ufffdb\ufffdc\n"
+    errors = home / "errors.tsv"
+    ok("evaluate", home / "g2p", home / "pairs.tsv", "--errors", errors)
+    assert {line.count("\t") for line in errors.read_text().splitlines()} == {4}
+
+
 def test_without_its_packages_it_says_how_to_get_them(tmp_path: Path) -> None:
     """`pip install fastchar` alone has the command and not what it needs."""
     (tmp_path / "typer.py").write_text("raise ModuleNotFoundError(name='typer')")
@@ -272,8 +326,9 @@ def test_predict_reads_a_pipe_only_once(home: Path, monkeypatch: pytest.MonkeyPa
 
 def test_train_from_a_pipe_can_be_resumed(home: Path, tmp_path: Path) -> None:
     """What was read from `<(zcat pairs.gz)` is kept in the run, and found where that is moved."""
-    with pipe((home / "pairs.tsv").read_text()) as path:
-        ok("train", path, "--out", tmp_path / "run", "--epochs", 1, *SMALL)
+    text = (home / "pairs.tsv").read_text()
+    with pipe(text) as path, pipe(text[: text.index("\n") + 1]) as dev:
+        ok("train", path, "--dev", dev, "--out", tmp_path / "run", "--epochs", 1, *SMALL)
     (tmp_path / "run").rename(tmp_path / "moved")
     assert "has ended already" in ok("train", "--resume", tmp_path / "moved")
 
@@ -301,12 +356,26 @@ def test_inspect(home: Path, tmp_path: Path) -> None:
     assert ok("inspect", home / "lm").count("\n") > 20
 
 
+def test_inspect_a_byte_that_was_never_seen(tmp_path: Path) -> None:
+    """Every byte is in the vocabulary, but there is no row for it."""
+    vocabulary = fastchar.Vocabulary.build(["ab"], mode="bytes")
+    fastchar.CharLM(vocabulary, embedding_dim=4, hidden_size=4).save_pretrained(tmp_path)
+    assert "  a  " in ok("inspect", tmp_path, "-s", "a")
+    assert "expected a symbol of the model, seen" in refused("inspect", tmp_path, "-s", "c")
+
+
 def test_env() -> None:
     """What a bug report needs: versions, and what `fastchar.backends()` says."""
     shown = ok("env")
     assert re.search(rf"^fastchar +{re.escape(fastchar.__version__)}$", shown, re.MULTILINE)
     assert re.search(rf"^torch +{re.escape(torch.__version__)}$", shown, re.MULTILINE)
     assert re.search(rf"^backend +{fastchar.backends()['backend']}$", shown, re.MULTILINE)
+
+
+def test_names_are_no_emoji(capsys: pytest.CaptureFixture[str]) -> None:
+    """Nor markup: a folder is called what it is called."""
+    make_console().print("runs:x: [red]words[/]")
+    assert capsys.readouterr().out == "runs:x: [red]words[/]\n"
 
 
 def test_progress_bar_shows_metrics(

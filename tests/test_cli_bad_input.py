@@ -13,7 +13,10 @@ BAD = {
     "no file": ("train none.tsv", "none.tsv: expected a readable file, got: No such file"),
     "no data": ("train", "DATA: expected a file (or - for standard input), got none"),
     "bad dev": ("train good.tsv --dev bad.tsv", "bad.tsv, line 2: expected source<TAB>target"),
-    "few": ("train few.tsv", "few.tsv: expected enough sources to hold out 5 %, got 1"),
+    "few": (
+        "train few.tsv",
+        "few.tsv: expected two sources or more, some of them to hold out, got 1",
+    ),
     "short": ("train few.tsv --model char_lm", "few.tsv: expected 100 training symbols or more"),
     "wrong model": (
         "train good.tsv --model char_lm --attention dot",
@@ -22,7 +25,7 @@ BAD = {
     "yaml key": ("train --config key.yaml good.tsv", "got 'epoch' (did you mean epochs?)"),
     "yaml value": (
         "train --config value.yaml good.tsv",
-        "value.yaml: epochs: expected a whole number from 1, got 'many'",
+        "value.yaml, line 1: epochs: expected a whole number from 1, got 'many'",
     ),
     "yaml": ("train --config broken.yaml good.tsv", "broken.yaml, line 2: expected YAML"),
     "no model": ("predict none", "none: expected a saved model, got no such folder"),
@@ -33,7 +36,7 @@ BAD = {
     "bad test": ("evaluate {home}/g2p bad.tsv", "bad.tsv, line 2: expected source<TAB>target"),
     "n-best": ("predict {home}/g2p --n-best 3 --beam 2", "--n-best: expected at most the beam (2)"),
     "sampling": ("generate {home}/lm --top-p 0", "top_p"),
-    "symbol": ("inspect {home}/g2p -s ж", "--symbol: expected a symbol of the model, got 'ж'"),
+    "symbol": ("inspect {home}/g2p -s ж", "--symbol: expected a symbol of the model, seen in"),
     "device": ("predict {home}/g2p --device abacus", "--device: expected auto, cpu or cuda"),
     "latin1": ("predict {home}/g2p latin1.txt", "latin1.txt, line 2: expected UTF-8 text"),
     "no folder": ("predict {home}/g2p ok.txt -o no/x", "no: expected a folder to write in"),
@@ -50,7 +53,23 @@ BAD = {
     "no name": ("train good.tsv --out=", "out: expected text, got ''"),
     "rate": ("train good.tsv --learning-rate inf", "learning_rate: expected a number from 0, got"),
     "dev": ("train good.tsv --dev -", "dev: expected a file, got standard input"),
+    "huge": (
+        "train good.tsv --hidden-size 100000000",
+        "model: expected one that fits the memory, got embedding_dim 128, hidden_size 100000000",
+    ),
+    "huger": ("train good.tsv --hidden-size 2147483647", "expected one that fits the memory"),
+    "uncountable": (
+        f"train good.tsv --batch-size {2**31}",
+        "batch_size: expected a whole number from 1, got 2147483648",
+    ),
+    "yaml date": ("train --config date.yaml good.tsv", "date.yaml: expected YAML, got: month must"),
+    "yaml depth": ("train --config deep.yaml good.tsv", "deep.yaml: expected YAML, got: maximum"),
+    "yaml twice": (
+        "train --config twice.yaml good.tsv",
+        "twice.yaml, line 3: expected each setting once, got batch_size again, after line 1",
+    ),
     "taken": ("train good.tsv --out taken", "taken: expected a folder without metrics.csv"),
+    "picture": ("train good.tsv --out drawn", "drawn: expected a folder without curve.png"),
 }
 
 
@@ -66,6 +85,11 @@ def test_bad_input(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     Path("ok.txt").write_text("ok\n")
     Path("taken").mkdir()
     Path("taken/metrics.csv").write_text("somebody's\n")
+    Path("drawn").mkdir()
+    Path("drawn/curve.png").write_text("somebody's\n")
+    Path("date.yaml").write_text("seed: 2024-99-99\n")
+    Path("deep.yaml").write_text("[" * 2000)
+    Path("twice.yaml").write_text("batch-size: 3\nseed: 1\nbatch_size: 4\n")
     Path("key.yaml").write_text("epoch: 3\n")
     Path("value.yaml").write_text("epochs: many\n")
     Path("broken.yaml").write_text("epochs: 3\nseed: ]\n")

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import io
 import os
 import sys
 from pathlib import Path
+from typing import Literal
+from unicodedata import normalize
 
 import pytest
 
 from fastchar.files import InputError, read_lines, read_pairs, read_text, write_beside
+from fastchar.training.config import Config
+from fastchar.training.data import PairData, make_data, read_data, write_data
 from fastchar.training.splits import references_of, split_by_source
 
 BAD_PAIRS = [
@@ -96,6 +101,42 @@ def test_text(tmp_path: Path) -> None:
         read_text(str(path))
 
 
+@pytest.mark.parametrize(
+    ("model", "content"),
+    [("char_lm", "\ufeff\ufeffa\r\r\nb\rc\n\n"), ("seq2seq", "\ufeff\ufeffa\tb\r\r\nc \rd\te")],
+)
+def test_what_is_kept_is_what_was_read(
+    tmp_path: Path, model: Literal["char_lm", "seq2seq"], content: str
+) -> None:
+    """Data from a pipe, which a resumed run reads from the run folder."""
+    (tmp_path / "data").write_bytes(content.encode())
+    read, _ = read_data(Config(data=str(tmp_path / "data"), model=model))
+    write_data(read, tmp_path / "kept.gz")
+    assert read_data(Config(data=str(tmp_path / "kept.gz"), model=model)) == (read, None)
+
+
+def test_two_spellings_of_a_source_are_one_source() -> None:
+    """Nobody is tested on what, in the normal form that was asked for, is in the training data."""
+    words = [f"é{n}ü" for n in range(200)]
+    pairs = [(normalize(form, w), form) for w in words for form in ("NFC", "NFD")]
+    data = make_data(Config(data="-", normalize="NFC", hidden_size=1), pairs)
+    assert isinstance(data, PairData)
+    assert 2 < len(data.references) < 30
+    assert all(targets == ["NFC", "NFD"] for targets in data.references.values())
+    assert len(data.train.source) == 2 * (len(words) - len(data.references))
+
+
+@pytest.mark.parametrize("count", [2, 3, 10, 40])
+def test_few_sources_are_enough(count: int) -> None:
+    """Even if none of them is among the 5 % by its hash, as happens to two files of 10 in three."""
+    for first in range(20):
+        pairs = [(f"{first} {n}", target) for n in range(count) for target in "AB"]
+        data = make_data(Config(data="-"), pairs)
+        assert isinstance(data, PairData)
+        assert 1 <= len(data.references) < count
+        assert len(data.train.source) == 2 * (count - len(data.references))
+
+
 def test_write_beside_is_all_or_nothing(tmp_path: Path) -> None:
     """A failure leaves what was there before, and nothing else."""
     path = tmp_path / "out.tsv"
@@ -114,6 +155,13 @@ def test_write_beside_is_all_or_nothing(tmp_path: Path) -> None:
         write_beside(tmp_path / "none" / "out").__enter__()
     with pytest.raises(InputError, match="expected a file to write, got a folder"):
         write_beside(tmp_path).__enter__()
+
+
+def test_a_full_disk_has_a_name(tmp_path: Path) -> None:
+    """That of the file for which there is no room; Python leaves it out."""
+    with pytest.raises(OSError, match="No space left") as error, write_beside(tmp_path / "out"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert error.value.filename == str(tmp_path / "out")
 
 
 def test_write_beside_spares_links_and_devices(tmp_path: Path) -> None:

@@ -137,6 +137,12 @@ def test_top_k_and_top_p_cut_the_tail() -> None:
     assert draws(logits, top_k=2)[1].item() == pytest.approx(2 / 3, abs=0.02)
 
 
+def test_top_k_keeps_k_of_equal_ones() -> None:
+    """As many as were asked for, the first of them; so 1 is the argmax."""
+    assert draws([0.0, 1.0, 1.0, 1.0], top_k=2).nonzero().flatten().tolist() == [1, 2]
+    assert draws([0.0, 1.0, 1.0, 1.0], top_k=1).nonzero().flatten().tolist() == [1]
+
+
 def test_temperature_zero_is_the_argmax() -> None:
     """Temperature 0 draws nothing: the best symbol, every time."""
     assert draws([0.0, 1.0, 0.9], temperature=0.0).tolist() == [0, 1, 0]

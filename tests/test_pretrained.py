@@ -151,6 +151,10 @@ def test_mismatched_files(tmp_path: Path) -> None:
     edit(tmp_path, **{**good, "vocabularies": {}})
     with pytest.raises(ValueError, match=r"config\.json: expected what a seq2seq .*'source'"):
         load(tmp_path)
+    for size in (-1, 2**28):
+        edit(tmp_path, **{**good, "config": {**good["config"], "decoder_layers": size}})
+        with pytest.raises(ValueError, match=r"config\.json: expected what a seq2seq "):
+            load(tmp_path)
     for name in ("model", "weights", "config", "vocabularies"):
         edit(tmp_path, **{**good, name: 5})
         with pytest.raises(ValueError, match=rf"{name}: expected a (str|dict), got a int"):
@@ -160,9 +164,10 @@ def test_mismatched_files(tmp_path: Path) -> None:
     weights.write_bytes(weights.read_bytes()[:-4])
     with pytest.raises(ValueError, match="damaged"):
         load(tmp_path)
-    (tmp_path / "config.json").write_text("{")
-    with pytest.raises(ValueError, match="expected JSON"):
-        load(tmp_path)
+    for text in ("{", "[" * 100_000):
+        (tmp_path / "config.json").write_text(text)
+        with pytest.raises(ValueError, match="expected JSON"):
+            load(tmp_path)
     (tmp_path / "config.json").write_text("[]")
     with pytest.raises(ValueError, match="expected the entries"):
         load(tmp_path)

@@ -228,6 +228,11 @@ def test_any_text_can_be_predicted() -> None:
     assert [len(h) for h in hypotheses] == [1, 1, 1]
     assert not hypotheses[0][0].attention.requires_grad
     assert model.predict([]) == []
+    texts = ["abc", "a"]
+    read_once = (text for text in texts)
+    assert [best.text for (best,) in model.predict(read_once)] == [
+        best.text for (best,) in model.predict(texts)
+    ]
 
 
 def test_empty_sources_leave_the_rest_alone() -> None:
@@ -256,9 +261,10 @@ def test_bad_arguments() -> None:
         make(attention="luong")
     with pytest.raises(ValueError, match=r"n_best: expected 1 to beam \(2\), got 3"):
         make().predict(["a"], beam=2, n_best=3)
-    with pytest.raises(ValueError, match="length_penalty: expected 0 or more, got -1"):
-        make().predict(["a"], beam=2, length_penalty=-1)
-    with pytest.raises(ValueError, match="length_penalty: expected a finite number, got inf"):
+    for beam in (1, 2):
+        with pytest.raises(ValueError, match=r"length_penalty: expected 0 or more, .*got -1"):
+            make().predict(["a"], beam=beam, length_penalty=-1)
+    with pytest.raises(ValueError, match="length_penalty: expected 0 or more, and finite, got inf"):
         make().predict(["a"], beam=2, length_penalty=float("inf"))
     with pytest.raises(ValueError, match="beam: expected 1 or more, got 0"):
         make().predict(["a"], beam=0)
@@ -266,5 +272,5 @@ def test_bad_arguments() -> None:
         make().predict(["a"], max_length=-1)
     with pytest.raises(ValueError, match="batch_size: expected 1 or more, got 0"):
         make().predict(["a"], batch_size=0)
-    with pytest.raises(TypeError, match="texts: expected a sequence of texts"):
+    with pytest.raises(TypeError, match="texts: expected several texts"):
         make().predict("abc")

@@ -207,6 +207,19 @@ def test_held_out_words_can_be_fewer(tmp_path: Path, pairs_file: Path) -> None:
     assert all(["X"] in references for references in data.dev_references)
 
 
+def test_two_spellings_are_one_word_to_a_model_that_reads_them_alike() -> None:
+    """With the references of both, as it was trained; to another model they are two words."""
+    pairs = [("caf\u00e9", "A"), ("cafe\u0301", "B"), ("caf\u00e9", "C")]
+    for form, words in (("NFC", 1), (None, 2)):
+        source = Vocabulary.build([s for s, _ in pairs], normalize=form)  # type: ignore[arg-type]
+        model = Seq2Seq(source, Vocabulary.build(["ABC"]), embedding_dim=4, hidden_size=4)
+        found = evaluate(model, pairs)
+        assert found.rates.words == words
+        if found.mistakes and words == 1:
+            (mistake,) = found.mistakes
+            assert (mistake.source, mistake.references) == ("caf\u00e9", ["A", "B", "C"])
+
+
 def test_what_a_target_symbol_is() -> None:
     """Phones between spaces are found out; words of sentences and letters are not phones."""
     config = Config(data="-")
@@ -258,6 +271,7 @@ def test_settings_from_yaml(tmp_path: Path) -> None:
     }
     config = Config(data="some/words.tsv.gz", **settings)
     assert (config.hidden_size, config.out) == (256, "runs/words")
+    assert Config(data="some/.words.tsv").out == "runs/words"
     assert Config(data="-", model="char_lm").hidden_size == 512
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from training_data import few_pairs, write_pairs
 from fastchar.training import Config, InputError, resume, train
 from fastchar.training.callbacks import Interrupted, KeepRun, signals_caught
 from fastchar.training.console import make_console
+from fastchar.training.folder import read_metrics
 from fastchar.training.tasks import Seq2SeqTask
 
 pytestmark = pytest.mark.usefixtures("fast_runs")
@@ -69,15 +71,6 @@ def _stop_after(monkeypatch: pytest.MonkeyPatch, batches: int) -> None:
         end_of_batch(self, trainer, task, outputs, batch, batch_idx)
 
     monkeypatch.setattr(KeepRun, "on_train_batch_end", on_train_batch_end)
-
-
-@pytest.fixture
-def ctrl_c() -> Iterator[None]:
-    """SIGINT as at a terminal, here and in what is started: in a script's background commands it is
-    ignored, and stays so."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="module")
@@ -160,6 +153,23 @@ def test_resume_refuses_other_held_out_data(tmp_path: Path, pairs_file: Path) ->
         resume(config.out, QUIET)
 
 
+def test_resume_refuses_other_sizes(tmp_path: Path, pairs_file: Path) -> None:
+    """config.yaml is there to be read; who edits it may ask for what the weights do not fit."""
+    config = _config(tmp_path, "run", pairs_file, **PAIRS, epochs=1)
+    train(config, QUIET)
+    last = Path(config.out) / "last.ckpt"
+    state = torch.load(last, weights_only=True)
+    state["callbacks"]["KeepRun"]["ended"] = False
+    torch.save(state, last)
+    settings = Path(config.out) / "config.yaml"
+    before = settings.read_text()
+    message = r"config\.yaml: expected the settings that the run began with, got others: model\."
+    for old, new in (("hidden_size: 12", "hidden_size: 13"), ("general", "additive")):
+        settings.write_text(before.replace(old, new))
+        with pytest.raises(InputError, match=message):
+            resume(config.out, QUIET)
+
+
 class Killed(BaseException):
     """As `kill -9` does it, nobody handles it."""
 
@@ -200,11 +210,25 @@ def test_resume_of_a_damaged_folder(tmp_path: Path, pairs_run: Path) -> None:
         (run / "last.ckpt").write_bytes(damaged)
         with pytest.raises(InputError, match=r"last\.ckpt: expected a checkpoint, got a damaged"):
             resume(run, QUIET)
+    # One bit of one weight: torch.load would not notice.
+    weight = torch.load(pairs_run / "last.ckpt", weights_only=True)["state_dict"]
+    at = whole.index(weight["model.output.weight"].numpy().tobytes())
+    (run / "last.ckpt").write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+    with pytest.raises(InputError, match=r"last\.ckpt: expected a checkpoint, got a damaged"):
+        resume(run, QUIET)
+    for other in ({"weights": 1}, [1]):
+        torch.save(other, run / "last.ckpt")
+        with pytest.raises(InputError, match=r"last\.ckpt: expected a checkpoint of such a run"):
+            resume(run, QUIET)
     (run / "last.ckpt").write_bytes(whole)
     for text in ("", "epoch,step\n1,5\n3,15\n"):
         (run / "metrics.csv").write_text(text)
         with pytest.raises(InputError, match=r"metrics\.csv: expected a row for each of 3 epochs"):
             resume(run, QUIET)
+    for row in ("1", "1,many", "1,2,3"):
+        (run / "metrics.csv").write_text(f"epoch,step\n0,5\n{row}\n")
+        with pytest.raises(InputError, match=r"metrics\.csv, line 3: expected a number in each"):
+            read_metrics(run / "metrics.csv")
 
 
 def test_resuming_a_run_that_has_ended_changes_nothing(pairs_run: Path) -> None:
@@ -215,6 +239,22 @@ def test_resuming_a_run_that_has_ended_changes_nothing(pairs_run: Path) -> None:
     assert before[1] == after[1]
     assert all(torch.equal(a, b) for a, b in zip(before[0], after[0], strict=True))
     assert not finished.model.training
+
+
+def test_checkpoints_are_written_in_place(
+    tmp_path: Path, pairs_file: Path, pairs_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether or not there is room for temporary files, and whatever the folder's name is."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
+    config = _config(tmp_path, "a::b c", pairs_file, **PAIRS, schedule="plateau")
+    with monkeypatch.context() as patch:
+        _stop_after(patch, 7)
+        with pytest.raises(Interrupted):
+            train(config, QUIET)
+    hint = (Path(config.out) / "log").read_text().splitlines()[-1]
+    assert shlex.split(hint)[-2:] == ["--resume", config.out]
+    resume(config.out, QUIET)
+    _assert_same(Path(config.out), pairs_run)
 
 
 @pytest.mark.usefixtures("ctrl_c")

@@ -33,6 +33,8 @@ _WANTED = [
 _INSTALLED = set(font_manager.get_font_names())
 FONTS = [name for name in _WANTED if name in _INSTALLED]
 
+LONGEST = 16  # characters of a label
+
 _RC: dict[Any, Any] = {
     "font.family": FONTS,
     "font.size": 10,
@@ -71,10 +73,12 @@ def save(figure: Figure, path: str | Path) -> None:
 
 
 def label(symbol: str) -> str:
-    """``symbol`` as it can be seen: no blanks, no controls, nothing that the fonts lack."""
+    """``symbol`` as it can be seen: no blanks, no controls, nothing that the fonts lack, and of a
+    long one, for which there is no room, the beginning."""
     text = visible(symbol)
     if not _covered().issuperset(map(ord, text)):
-        return code_points(symbol)
+        text = code_points(symbol)
+    text = text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
     return text.replace("$", r"\$")  # a pair of them would be a formula
 
 

@@ -18,7 +18,7 @@ from fastchar.version import __version__
 class _Group(TyperGroup):
     """Commands in the order of their use; what fails says so in one line.
 
-    Exit code 2 for bad input, 1 for what else the system refuses, such as a full disk. A reader
+    Exit code 2 for bad input, 1 for what the system lacks, such as memory or disk. A reader
     of the output that goes away ends the command quietly (click does that).
     """
 
@@ -36,6 +36,13 @@ class _Group(TyperGroup):
                 raise
             place = f"{error.filename}: " if error.filename is not None else ""
             _complain(f"{place}{error.strerror or error}")
+            raise typer.Exit(1) from None
+        except (MemoryError, RuntimeError) as error:
+            from fastchar.training.memory import is_lack_of_memory
+
+            if not is_lack_of_memory(error):
+                raise
+            _complain("not enough memory; shorter lines need less, and so does a smaller batch")
             raise typer.Exit(1) from None
 
 

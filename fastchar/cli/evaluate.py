@@ -18,7 +18,7 @@ from fastchar.cli.options import (
     paragraphs,
 )
 from fastchar.cli.unseen import Unseen
-from fastchar.files import InputError, read_pairs, read_text, write_beside
+from fastchar.files import InputError, one_cell, read_pairs, read_text, write_beside
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -142,6 +142,5 @@ def _write_mistakes(found: Evaluation, stream: TextIO) -> None:
     for mistake in found.mistakes:
         expected = " | ".join(mistake.references)
         best = mistake.hypothesis
-        stream.write(
-            f"{mistake.source}\t{expected}\t{best.text}\t{mistake.edits}\t{best.log_prob:.4f}\n"
-        )
+        got = one_cell(best.text)
+        stream.write(f"{mistake.source}\t{expected}\t{got}\t{mistake.edits}\t{best.log_prob:.4f}\n")

@@ -37,13 +37,16 @@ def inspect(
         str | None, typer.Option("--map", metavar="FILE", help="Draw a map of it as PNG.")
     ] = None,
 ) -> None:
-    from fastchar.analysis.embedding import embeddings, plot_embedding
+    from fastchar.analysis.embedding import embeddings, plot_embedding, seen_symbols
 
     loaded = open_model(model, "cpu")
     maps = embeddings(loaded)
+    seen = {v.symbols[i] for v, _ in maps.values() for i in seen_symbols(v)}
     for symbol in symbols or []:
-        if not any(symbol in vocabulary for vocabulary, _ in maps.values()):
-            raise InputError(f"--symbol: expected a symbol of the model, got {symbol!r}")
+        if symbol not in seen:
+            raise InputError(
+                f"--symbol: expected a symbol of the model, seen in training, got {symbol!r}"
+            )
     if map is not None:
         plot_embedding(maps, map)
     parameters = sum(p.numel() for p in loaded.parameters())

@@ -15,7 +15,7 @@ import typer
 
 from fastchar.cli.options import BatchSize, Device, LengthPenalty, Model, open_seq2seq, paragraphs
 from fastchar.cli.unseen import Unseen
-from fastchar.files import InputError, name_of, read_lines, shorten, write_beside
+from fastchar.files import InputError, name_of, one_cell, read_lines, shorten, write_beside
 
 if TYPE_CHECKING:
     from typing import TextIO
@@ -173,7 +173,7 @@ def _print(stream: TextIO, line: str, hypotheses: list[Hypothesis], probabilitie
     if not hypotheses:
         stream.write("\n")
     for hypothesis in hypotheses:
-        columns = [line, hypothesis.text]
+        columns = [line, one_cell(hypothesis.text)]
         if probabilities:
             columns.append(f"{math.exp(hypothesis.log_prob):.4g}")
         stream.write("\t".join(columns) + "\n")

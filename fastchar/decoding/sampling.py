@@ -29,17 +29,18 @@ def sample(
     """One symbol of each row of logits [B, V]: ids int64 [B], on the CPU.
 
     Logits are divided by `temperature` first; 0 takes the most probable. `top_k` keeps the k most
-    probable symbols, `top_p` the fewest that together have at least that probability (the nucleus,
-    Holtzman 2020); with both, the nucleus is sought among the k. Draws are made on the CPU, so that
-    a `generator`'s seed means the same wherever the model is.
+    probable symbols (of equal ones the first), `top_p` the fewest that together have at least that
+    probability (the nucleus, Holtzman 2020); with both, the nucleus is sought among the k. Draws
+    are made on the CPU, so that a `generator`'s seed means the same wherever the model is.
     """
     check_sampling(temperature, top_k, top_p)
     logits = logits.detach().cpu().double()
     if temperature == 0:
         return logits.argmax(-1)
     if top_k is not None:
-        kth = logits.topk(min(top_k, logits.shape[-1])).values[:, -1:]
-        logits = logits.masked_fill(logits < kth, float("-inf"))
+        kept = logits.sort(descending=True, stable=True).indices[:, :top_k]
+        out = torch.ones_like(logits, dtype=torch.bool).scatter_(-1, kept, False)
+        logits = logits.masked_fill(out, float("-inf"))
     # The largest at 0, so that no temperature makes an infinity of it.
     logits = logits - logits.amax(-1, keepdim=True)
     probabilities = (logits / temperature).softmax(-1)

@@ -125,7 +125,7 @@ class CharLM(Pretrained):
         symbols = self._draw(
             self.vocabulary.encode(prompt, bos=True), length, temperature, top_k, top_p, generator
         )
-        pieces = self.vocabulary.decode_stream(symbols)
+        pieces = self.vocabulary.decode_stream(symbols, after=prompt)
         return pieces if stop is None else _before(stop, pieces)
 
     def _draw(

@@ -79,7 +79,7 @@ class Pretrained(nn.Module):
                 Vocabulary.from_dict(config["vocabularies"][v]) for v in cls.vocabulary_names
             ]
             model = cls(*vocabularies, **config["config"])
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise ValueError(
                 f"{folder / CONFIG}: expected what a {cls.model_name} model of fastchar "
                 f"{__version__} is made of, got (written by {config['fastchar']}): {error}"
@@ -103,7 +103,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"{folder}: expected a saved model, got {what}")
     try:
         config = json.loads(path.read_bytes().decode("utf-8", "surrogatepass"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: expected JSON, got {error}") from None
     kinds = {"model": str, "weights": str, "config": dict, "vocabularies": dict}
     expected = {"format", "fastchar", *kinds}

@@ -7,7 +7,7 @@ E embedding, H hidden, L decoder layers, V target symbols. Everything is time-ma
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -135,7 +135,7 @@ class Seq2Seq(Pretrained):
 
     def predict(
         self,
-        texts: Sequence[str],
+        texts: Iterable[str],
         *,
         beam: int = 1,
         n_best: int = 1,
@@ -151,17 +151,19 @@ class Seq2Seq(Pretrained):
         `greedy`. What a text is batched with makes no difference.
         """
         if isinstance(texts, str):
-            raise TypeError("texts: expected a sequence of texts, got one str; wrap it in a list")
+            raise TypeError("texts: expected several texts, got one str; wrap it in a list")
         if beam < 1:
             raise ValueError(f"beam: expected 1 or more, got {beam}")
         if not 1 <= n_best <= beam:
             raise ValueError(f"n_best: expected 1 to beam ({beam}), got {n_best}")
-        if not math.isfinite(length_penalty):
-            raise ValueError(f"length_penalty: expected a finite number, got {length_penalty}")
+        if not 0 <= length_penalty < math.inf:
+            raise ValueError(
+                f"length_penalty: expected 0 or more, and finite, got {length_penalty}"
+            )
         if batch_size < 1:
             raise ValueError(f"batch_size: expected 1 or more, got {batch_size}")
         sources = [self.source.encode(text, eos=True) for text in texts]
-        results: list[list[Hypothesis]] = [[] for _ in texts]
+        results: list[list[Hypothesis]] = [[] for _ in sources]
         with inference(self):
             for chosen in batches_by_length([len(s) for s in sources], batch_size):
                 batch = [sources[i] for i in chosen]

@@ -180,12 +180,15 @@ class Vocabulary:
         """
         return "".join(self.decode_stream(ids))
 
-    def decode_stream(self, ids: Iterable[int]) -> Iterator[str]:
+    def decode_stream(self, ids: Iterable[int], *, after: str = "") -> Iterator[str]:
         """`decode` piece by piece: text comes out as soon as `ids` complete it.
 
-        The pieces join to what `decode` gives; a character of several bytes comes whole.
+        The pieces join to what `decode` gives; a character of several bytes comes whole. They go on
+        from the text `after`, if there is any: a separator parts them from it, unless it ends in
+        one.
         """
-        return self._pieces(self._symbols_of(ids))
+        apart = bool(after) and not after.endswith(self._separator)
+        return self._pieces(self._symbols_of(ids), apart=apart)
 
     def _symbols_of(self, ids: Iterable[int]) -> Iterator[str]:
         for i in ids:
@@ -199,12 +202,12 @@ class Vocabulary:
             elif index > self.unk_id:
                 yield self._symbols[index]
 
-    def _pieces(self, symbols: Iterable[str]) -> Iterator[str]:
+    def _pieces(self, symbols: Iterable[str], *, apart: bool = False) -> Iterator[str]:
         if self._mode == "chars":
             yield from symbols
         elif self._mode == "separated":
             for n, symbol in enumerate(symbols):
-                yield self._separator + symbol if n else symbol
+                yield self._separator + symbol if n or apart else symbol
         else:
             utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
             for symbol in symbols:

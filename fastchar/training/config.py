@@ -16,6 +16,8 @@ from fastchar.files import InputError, read_text, write_beside
 
 ModelKind = Literal["seq2seq", "char_lm"]
 
+LARGEST = 2**31 - 1  # of whole numbers without a limit of their own: products of two stay exact
+
 # Defaults that depend on the model; the fields are None until `Config` fills them in.
 DEFAULTS: dict[ModelKind, dict[str, Any]] = {
     "seq2seq": {
@@ -145,7 +147,8 @@ class Config:
         if self.dev == "-":
             raise InputError("dev: expected a file, got standard input")
         if self.out is None:
-            stem = "stdin" if self.data == "-" else Path(self.data).name.split(".")[0]
+            name = "stdin" if self.data == "-" else Path(self.data).name
+            stem = name.lstrip(".").split(".")[0]
             object.__setattr__(self, "out", str(Path("runs") / stem))
         for f in dataclasses.fields(self):
             only = f.metadata.get("only")
@@ -197,7 +200,8 @@ def _checked(field: dataclasses.Field[Any], hint: Any, value: Any) -> Any:
         names = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
         good, expected = type(value) is kind and value != "", names[kind] + limits
     if good and low is not None:
-        good = low <= value <= (sys.float_info.max if high is None else high)
+        largest = LARGEST if kind is int else sys.float_info.max
+        good = low <= value <= (largest if high is None else high)
     if not good:
         raise InputError(f"{field.name}: expected {expected}, got {value!r}")
     return value
@@ -207,28 +211,45 @@ def read_yaml(path: str) -> dict[str, Any]:
     """The settings in a YAML file, names with ``-`` or ``_``. Raises :class:`InputError`."""
     import yaml
 
+    text = read_text(path)
     try:
-        values = yaml.safe_load(read_text(path))
+        values = yaml.safe_load(text)
+        root = yaml.compose(text, yaml.SafeLoader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or "something else"
         raise InputError(f"{path}{line}: expected YAML, got: {problem}") from None
+    except (ValueError, RecursionError) as error:  # of a date such as 2024-99-99, of [[[[...
+        raise InputError(f"{path}: expected YAML, got: {error}") from None
     if not isinstance(values, dict):
         raise InputError(f"{path}: expected 'name: value' lines, got {type(values).__name__}")
+    assert isinstance(root, yaml.MappingNode)
     known = {f.name: f for f in dataclasses.fields(Config)}
     hints = typing.get_type_hints(Config)
-    settings: dict[str, Any] = {}
-    for given, value in values.items():
-        name = str(given).replace("-", "_")
+    # Each line by itself: of a name that stands twice, a dict has only one.
+    lines: dict[str, int] = {}
+    for key, _ in root.value:
+        name, line = str(key.value).replace("-", "_"), key.start_mark.line + 1
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f" (did you mean {near[0]}?)" if near else ""
-            raise InputError(f"{path}: expected a setting of train, got {name!r}{hint}")
+            raise InputError(
+                f"{path}, line {line}: expected a setting of train, got {name!r}{hint}"
+            )
+        if name in lines:
+            raise InputError(
+                f"{path}, line {line}: expected each setting once, got {name} again, after line "
+                f"{lines[name]}"
+            )
+        lines[name] = line
+    settings: dict[str, Any] = {}
+    for given, value in values.items():
+        name = str(given).replace("-", "_")
         try:
             settings[name] = _checked(known[name], hints[name], value)
         except InputError as error:
-            raise InputError(f"{path}: {error}") from None
+            raise InputError(f"{path}, line {lines[name]}: {error}") from None
     return settings
 
 

@@ -19,8 +19,8 @@ Say = Callable[[str], None]
 
 
 def make_console(*, stderr: bool = False) -> Console:
-    """A console that prints text as it is: what users typed is no markup."""
-    return Console(stderr=stderr, markup=False, highlight=False, soft_wrap=True)
+    """A console that prints text as it is: what users typed is no markup, nor :x: an emoji."""
+    return Console(stderr=stderr, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
 def make_bar(console: Console, *, live: bool = False) -> Progress:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +23,8 @@ from fastchar.text import Vocabulary
 from fastchar.training.batches import Loader, PairLoader, Ragged, TextLoader
 from fastchar.training.config import Config
 from fastchar.training.splits import references_of, split_by_source
+
+Content = list[Pair] | str  # pairs, or a text
 
 # As many symbols as the kernels are made for: more tell that targets are sentences of words.
 MOST_SEPARATED = 512
@@ -122,16 +125,31 @@ def vocabularies(pairs: Sequence[Pair], config: Config) -> tuple[Vocabulary, Voc
     )
 
 
-def read_data(config: Config) -> list[Pair] | str:
-    """The file ``config.data``: pairs or text. Raises :class:`InputError`."""
-    return read_pairs(config.data) if config.model == "seq2seq" else read_text(config.data)
+def read_data(config: Config) -> tuple[Content, Content | None]:
+    """The files ``config.data`` and ``config.dev``: pairs or text. Raises :class:`InputError`."""
+
+    def read(path: str) -> Content:
+        return read_pairs(path) if config.model == "seq2seq" else read_text(path)
+
+    return read(config.data), None if config.dev is None else read(config.dev)
 
 
-def make_data(config: Config, content: list[Pair] | str) -> PairData | TextData:
-    """What :func:`read_data` read, with its held-out part, encoded. Raises :class:`InputError`."""
+def make_data(
+    config: Config, content: Content, held_out: Content | None = None
+) -> PairData | TextData:
+    """What :func:`read_data` read, encoded; without ``held_out``, that is a part of ``content``.
+
+    Raises :class:`InputError`.
+    """
     if isinstance(content, str):
-        return _text_data(config, content)
-    train, dev = _hold_out(config, content)
+        assert not isinstance(held_out, list)
+        return _text_data(config, content, held_out)
+    assert not isinstance(held_out, str)
+    content = _normalized(content, config)
+    if held_out is None:
+        train, dev = _hold_out(config, content)
+    else:
+        train, dev = content, _normalized(held_out, config)
     return PairData(
         train,
         dev,
@@ -142,24 +160,35 @@ def make_data(config: Config, content: list[Pair] | str) -> PairData | TextData:
     )
 
 
+def _normalized(pairs: list[Pair], config: Config) -> list[Pair]:
+    """As the vocabularies will bring them to a normal form, so that two spellings of one source
+    are one source, on one side of the split."""
+    form = config.normalize
+    if form is None:
+        return pairs
+    normalize = unicodedata.normalize
+    return [(normalize(form, source), normalize(form, target)) for source, target in pairs]
+
+
 def _hold_out(config: Config, pairs: list[Pair]) -> tuple[list[Pair], list[Pair]]:
-    if config.dev is not None:
-        return pairs, read_pairs(config.dev)
-    train, dev = split_by_source(pairs, (95, 5), salt="held out")
-    if not train or not dev:
+    sources = list(references_of(pairs))
+    if len(sources) < 2:
         raise InputError(
-            f"{name_of(config.data)}: expected enough sources to hold out 5 %, "
-            f"got {len(references_of(pairs))}; give held-out pairs with --dev"
+            f"{name_of(config.data)}: expected two sources or more, some of them to hold out, got "
+            f"{len(sources)}; give held-out pairs with --dev"
         )
-    return train, dev
+    train, dev = split_by_source(pairs, (95, 5), salt="held out")
+    if train and dev:
+        return train, dev
+    # So few that all are on one side.
+    one = min(sources, key=lambda source: zlib.crc32(source.encode()))
+    return [p for p in pairs if p[0] != one], [p for p in pairs if p[0] == one]
 
 
-def _text_data(config: Config, text: str) -> TextData:
-    if config.dev is not None:
-        train, dev = text, read_text(config.dev)
-    else:
-        cut = len(text) - len(text) // 10
-        train, dev = text[:cut], text[cut:]
+def _text_data(config: Config, train: str, dev: str | None) -> TextData:
+    if dev is None:
+        cut = len(train) - len(train) // 10
+        train, dev = train[:cut], train[cut:]
     vocabulary = Vocabulary.build([train], mode=config.source_mode, normalize=config.normalize)
     # Every stream needs two symbols: one to read and one to predict.
     for part, path, what, least in (
@@ -171,8 +200,8 @@ def _text_data(config: Config, text: str) -> TextData:
     return TextData(train, dev, vocabulary, batch_size=config.batch_size, chunk=config.chunk)
 
 
-def write_data(content: list[Pair] | str, path: Path) -> None:
-    """Write what :func:`read_data` read so that it reads it again."""
+def write_data(content: Content, path: Path) -> None:
+    """Write one of what :func:`read_data` read so that it reads it again."""
     with write_beside(path) as stream:
         if isinstance(content, str):
             stream.write(content)

@@ -52,9 +52,14 @@ def evaluate(
     """The best hypothesis of every source against all of its references.
 
     The model is shown the sources and nothing else. Symbols are those that the target vocabulary
-    splits a text into.
+    splits a text into. Sources of which the model reads the same symbols, such as two spellings
+    with one normal form, are one, by the name of the first.
     """
-    references = references_of(pairs)
+    names: dict[tuple[str, ...], str] = {}
+    references = references_of(
+        (names.setdefault(tuple(model.source.split(source)), source), target)
+        for source, target in pairs
+    )
     words = list(references)
     chunks = [words[i : i + batch_size] for i in range(0, len(words), batch_size)]
     split = model.target.split

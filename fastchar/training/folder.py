@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
+import shlex
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fastchar.files import InputError, beside, write_beside
+from fastchar.files import InputError, beside, write_beside, writing
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
@@ -21,26 +22,40 @@ class RunFolder:
 
     ``model/`` best model so far · ``last.ckpt`` to resume from · ``best.ckpt`` the checkpoint of
     the best epoch · ``metrics.csv`` a row an epoch · ``config.yaml`` all settings · ``log`` what
-    was printed · ``curve.png``, ``attention.png``, ``embedding.png``.
+    was printed · ``curve.png``, ``attention.png``, ``embedding.png`` · ``tensorboard/``, if asked
+    for · ``data.tsv.gz``, ``dev.tsv.gz`` (or ``.txt.gz``): data that came by a pipe.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        self.quoted = shlex.quote(str(path))  # as a shell wants it
         self.model = self.path / "model"
         self.last = self.path / "last.ckpt"
         self.best = self.path / "best.ckpt"
         self.metrics = self.path / "metrics.csv"
         self.config = self.path / "config.yaml"
         self.log = self.path / "log"
+        self.curve = self.path / "curve.png"
+        self.attention = self.path / "attention.png"
+        self.embedding = self.path / "embedding.png"
+        self.tensorboard = self.path / "tensorboard"
+
+    def kept(self, name: str, kind: str) -> Path:
+        """Where ``name``, ``"data"`` or ``"dev"``, is kept if it comes by a pipe; ``kind``:
+        ``"tsv"`` or ``"txt"``."""
+        return self.path / f"{name}.{kind}.gz"
 
     def check_free(self) -> None:
         """Raises :class:`InputError` if a run in this folder would touch what is there."""
         if self.config.exists():
             raise InputError(
                 f"{self.path}: expected no run in this folder yet, got one; "
-                f"choose another with --out, or go on with --resume {self.path}"
+                f"choose another with --out, or go on with --resume {self.quoted}"
             )
-        for path in (self.model, self.last, self.best, self.metrics, self.log):
+        files = [self.model, self.last, self.best, self.metrics, self.log, self.tensorboard]
+        files += [self.curve, self.attention, self.embedding]
+        files += [self.kept(name, kind) for name in ("data", "dev") for kind in ("tsv", "txt")]
+        for path in files:
             if path.exists():
                 raise InputError(
                     f"{self.path}: expected a folder without {path.name}, which a run writes; "
@@ -55,7 +70,7 @@ class RunFolder:
             raise InputError(f"{self.path}: expected a folder, got: {error.strerror}") from None
 
     def append_log(self, line: str) -> None:
-        with open(self.log, "a", encoding="utf-8") as stream:
+        with writing(self.log), open(self.log, "a", encoding="utf-8") as stream:
             stream.write(line + "\n")
 
     def append_metrics(self, record: dict[str, float]) -> None:
@@ -101,11 +116,15 @@ class RunFolder:
 
 
 def read_metrics(path: str | Path) -> list[dict[str, float]]:
-    """The rows of a ``metrics.csv``."""
+    """The rows of a ``metrics.csv``. Raises :class:`InputError`."""
     with open(path, encoding="utf-8", newline="") as stream:
-        return [
-            {name: float(value) for name, value in row.items()} for row in csv.DictReader(stream)
-        ]
+        reader = csv.DictReader(stream)
+        try:
+            return [{name: float(value) for name, value in row.items()} for row in reader]
+        except (TypeError, ValueError):  # of cells that are missing, or too many, and of text
+            raise InputError(
+                f"{path}, line {reader.line_num}: expected a number in each column"
+            ) from None
 
 
 def load_model(path: str | Path) -> Seq2Seq | CharLM:

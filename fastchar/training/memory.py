@@ -1,9 +1,11 @@
-"""Memory that is freed and asked for again at every step stays with the process."""
+"""Memory that is freed and asked for again stays with the process; what too little of it raises."""
 
 from __future__ import annotations
 
 import ctypes
 import sys
+
+import torch
 
 # From glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
@@ -21,3 +23,13 @@ def keep_freed_memory() -> None:
         libc.mallopt(_M_TRIM_THRESHOLD, _MUCH)
         libc.mallopt(_M_MMAP_THRESHOLD, _MUCH)
         libc.mallopt(_M_TOP_PAD, _MUCH >> 4)
+
+
+def is_lack_of_memory(error: Exception) -> bool:
+    """Whether ``error`` says that memory of any device was too small, or sizes too large to
+    count."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return any(
+        text in str(error) for text in ("can't allocate memory", "size calculation overflowed")
+    )

@@ -25,8 +25,8 @@ def write_report(
 ) -> None:
     """Say how good the best model is on everything held out, and draw what there is to see."""
     rows = folder.read_metrics()
-    plot_curve(rows, folder.path / "curve.png")
-    plot_embedding(embeddings(model), folder.path / "embedding.png")
+    plot_curve(rows, folder.curve)
+    plot_embedding(embeddings(model), folder.embedding)
     if isinstance(model, CharLM):
         loss = min(row["dev_loss"] for row in rows)
         say(f"held out: {loss:.4f} nats, {loss / math.log(2):.3f} bits a character")
@@ -36,7 +36,7 @@ def write_report(
     found = evaluate(
         model, pairs, progress=lambda items, total: track(items, console, "held-out words", total)
     )
-    plot_attention(looks(model, list(data.references)), folder.path / "attention.png")
+    plot_attention(looks(model, list(data.references)), folder.attention)
     rates = found.rates
     say(f"held out: {rates.words:,} words, WER {rates.wer:.2%}, PER {rates.per:.2%}")
 

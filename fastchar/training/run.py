@@ -14,17 +14,18 @@ import torch
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback, EarlyStopping
 from rich.console import Console
-from torch import nn
+from torch import Tensor, nn
 
 from fastchar.files import InputError, name_of
 from fastchar.models import CharLM, Seq2Seq
 from fastchar.training.callbacks import Bar, Interrupted, KeepRun, signals_caught
+from fastchar.training.checkpoints import LocalFiles, read_checkpoint
 from fastchar.training.config import Config, read_yaml, save_config
 from fastchar.training.console import Say, clock, make_console
 from fastchar.training.data import PairData, TextData, make_data, read_data, write_data
 from fastchar.training.device import choose_device
 from fastchar.training.folder import RunFolder, load_model
-from fastchar.training.memory import keep_freed_memory
+from fastchar.training.memory import is_lack_of_memory, keep_freed_memory
 from fastchar.training.report import write_report
 from fastchar.training.schedules import Schedule
 from fastchar.training.tasks import CharLMTask, Seq2SeqTask, Task
@@ -51,15 +52,20 @@ def train(config: Config, console: Console | None = None) -> Finished:
     folder.check_free()
     console = console or make_console()
     with console.status(f"reading {name_of(config.data)}"):
-        content = read_data(config)
-        data = make_data(config, content)
+        content, held_out = read_data(config)
+        data = make_data(config, content, held_out)
+    task = _make_task(config, data)
     folder.create()
-    if not Path(config.data).is_file():  # standard input, a pipe: nothing to resume from
-        name = "stdin.txt.gz" if isinstance(content, str) else "stdin.tsv.gz"
-        write_data(content, folder.path / name)
-        config = dataclasses.replace(config, data=str(folder.path / name))
+    moved: dict[str, Any] = {}
+    for name, part in (("data", content), ("dev", held_out)):
+        # Of standard input and pipes, nothing else would be left to resume from.
+        if part is not None and not Path(getattr(config, name)).is_file():
+            kept = folder.kept(name, "txt" if isinstance(part, str) else "tsv")
+            write_data(part, kept)
+            moved[name] = str(kept)
+    config = dataclasses.replace(config, **moved)
     save_config(config, folder.config, fastchar=__version__, torch=torch.__version__)
-    return _run(config, data, folder, console, None)
+    return _run(config, data, folder, console, task, resumed=False)
 
 
 def resume(path: str | Path, console: Console | None = None) -> Finished:
@@ -74,31 +80,43 @@ def resume(path: str | Path, console: Console | None = None) -> Finished:
     settings = read_yaml(str(folder.config))
     if "data" not in settings:
         raise InputError(f"{folder.config}: expected the setting data, got none")
-    source = Path(settings["data"])
-    if source.parent == Path(str(settings.get("out"))):  # kept in the run, wherever that is now
-        settings["data"] = str(Path(path) / source.name)
+    for name in ("data", "dev"):
+        file = settings.get(name)
+        # Kept in the run, wherever that is now.
+        if file is not None and Path(file).parent == Path(str(settings.get("out"))):
+            settings[name] = str(Path(path) / Path(file).name)
     config = Config(**{**settings, "out": str(path)})
     choose_device(config.device)
     console = console or make_console()
     with console.status(f"reading {config.data}"):
-        data = make_data(config, read_data(config))
-    last = _last_state(folder)
-    epoch = 0
-    if last is not None:
+        data = make_data(config, *read_data(config))
+    epoch, task = 0, None
+    resumed = folder.last.is_file()
+    if resumed:
+        last = read_checkpoint(
+            folder.last, "fastchar", "callbacks", "state_dict", type(data).__name__
+        )
         if last[type(data).__name__]["fingerprint"] != data.fingerprint:
             raise InputError(f"{config.data}: expected the data that {path} began with, got other")
         epoch = last["fastchar"]["record"].get("epoch", 0)
+    if not resumed or not last["callbacks"][KeepRun.__name__]["ended"]:
+        task = _make_task(config, data)
+        if resumed:
+            _check_sizes(task, last["state_dict"], folder)
     folder.forget_after(epoch)
-    return _run(config, data, folder, console, last)
+    return _run(config, data, folder, console, task, resumed=resumed)
 
 
-def _last_state(folder: RunFolder) -> dict[str, Any] | None:
-    if not folder.last.is_file():
-        return None
-    try:
-        return torch.load(folder.last, map_location="cpu", weights_only=True)
-    except Exception:  # whatever the unpickler comes to in bytes that mean nothing
-        raise InputError(f"{folder.last}: expected a checkpoint, got a damaged file") from None
+def _check_sizes(task: Task, saved: dict[str, Tensor], folder: RunFolder) -> None:
+    """Raises :class:`InputError` if the settings are no longer those of the ``saved`` weights."""
+    own, other = ({k: list(v.shape) for k, v in d.items()} for d in (task.state_dict(), saved))
+    for key in sorted(own.keys() | other.keys()):
+        sizes, expected = own.get(key, "none"), other.get(key, "none")
+        if sizes != expected:
+            raise InputError(
+                f"{folder.config}: expected the settings that the run began with, got others: "
+                f"{key} is {expected} in {folder.last.name}, and would be {sizes}"
+            )
 
 
 def _run(
@@ -106,18 +124,20 @@ def _run(
     data: PairData | TextData,
     folder: RunFolder,
     console: Console,
-    last: dict[str, Any] | None,
+    task: Task | None,
+    *,
+    resumed: bool,
 ) -> Finished:
-    """Train, unless the run in ``folder`` has ended, from its ``last`` state if there is one."""
+    """Train ``task``, unless it is None, as the run has ended; then report."""
 
     def say(line: str) -> None:
         console.print(line)
         folder.append_log(line)
 
-    if last is not None and last["callbacks"][KeepRun.__name__]["ended"]:
+    if task is None:
         say(f"{folder.path}: this run has ended already")
     else:
-        _fit(config, data, folder, console, say, resumed=last is not None)
+        _fit(config, data, folder, console, say, task, resumed=resumed)
     model = load_model(folder.path)
     write_report(model, data, folder, say, console)
     return Finished(folder, model, data)
@@ -129,14 +149,12 @@ def _fit(
     folder: RunFolder,
     console: Console,
     say: Say,
+    task: Task,
     *,
     resumed: bool,
 ) -> None:
     _quiet()
     keep_freed_memory()
-    # Before the model is made: the seed decides its initial weights, and dropout.
-    seed_everything(config.seed, verbose=False)
-    task = _make_task(config, data)
     parameters = sum(p.numel() for p in task.model.parameters())
     say(f"{'resuming' if resumed else 'training'} {folder.path}  ({parameters:,} parameters)")
     say(_describe(data))
@@ -151,23 +169,19 @@ def _fit(
                 task, datamodule=data, ckpt_path=folder.last if resumed else None, weights_only=True
             )
         except Interrupted:
-            say(f"stopped; go on with: fastchar train --resume {folder.path}")
+            say(f"stopped; go on with: fastchar train --resume {folder.quoted}")
             raise
         except SystemExit:  # what Lightning makes of a second Ctrl-C
             if not request:
                 raise
-            say(f"stopped at once; go on from the last save: fastchar train --resume {folder.path}")
+            hint = f"fastchar train --resume {folder.quoted}"
+            say(f"stopped at once; go on from the last save: {hint}")
             raise Interrupted from None
         except (MemoryError, RuntimeError) as error:
-            if not _is_lack_of_memory(error):
+            if not is_lack_of_memory(error):
                 raise
             raise InputError(_too_large(config, data)) from None
     say(f"trained in {clock(time.perf_counter() - started)}; the best model is in {folder.model}")
-
-
-def _is_lack_of_memory(error: Exception) -> bool:
-    known = (MemoryError, torch.OutOfMemoryError)
-    return isinstance(error, known) or "can't allocate memory" in str(error)
 
 
 def _too_large(config: Config, data: PairData | TextData) -> str:
@@ -183,6 +197,11 @@ def _too_large(config: Config, data: PairData | TextData) -> str:
 
 
 def _make_task(config: Config, data: PairData | TextData) -> Task:
+    """The model to train. The seed decides its initial weights, and all that comes after them.
+
+    Raises :class:`InputError` if there is not enough memory for it.
+    """
+    seed_everything(config.seed, verbose=False)
     total = config.epochs * len(data.train)
     schedule = Schedule(
         config.schedule,
@@ -191,13 +210,22 @@ def _make_task(config: Config, data: PairData | TextData) -> Task:
         total=total,
     )
     options = config.model_options()
-    if isinstance(data, PairData):
-        model = Seq2Seq(data.source, data.target, **options)
-        _shorten_embeddings(model)
+    model: Seq2Seq | CharLM
+    try:
+        if isinstance(data, PairData):
+            model = Seq2Seq(data.source, data.target, **options)
+        else:
+            model = CharLM(data.vocabulary, **options)
+    except (MemoryError, RuntimeError) as error:
+        if not is_lack_of_memory(error):
+            raise
+        sizes = ", ".join(f"{k} {v}" for k, v in options.items() if type(v) is int)
+        raise InputError(f"model: expected one that fits the memory, got {sizes}") from None
+    _shorten_embeddings(model)
+    if isinstance(model, Seq2Seq):
+        assert isinstance(data, PairData)
         return Seq2SeqTask(model, schedule, data.dev_references)
-    language_model = CharLM(data.vocabulary, **options)
-    _shorten_embeddings(language_model)
-    return CharLMTask(language_model, schedule)
+    return CharLMTask(model, schedule)
 
 
 def _shorten_embeddings(model: nn.Module) -> None:
@@ -225,7 +253,7 @@ def _make_trainer(config: Config, folder: RunFolder, callbacks: list[Callback]) 
     if config.tensorboard:
         from lightning.pytorch.loggers import TensorBoardLogger
 
-        logger = TensorBoardLogger(str(folder.path), name="tensorboard", version="")
+        logger = TensorBoardLogger(str(folder.path), name=folder.tensorboard.name, version="")
     return Trainer(
         accelerator="gpu" if choose_device(config.device).type == "cuda" else "cpu",
         devices=1,
@@ -233,6 +261,7 @@ def _make_trainer(config: Config, folder: RunFolder, callbacks: list[Callback]) 
         gradient_clip_val=config.clip or None,
         callbacks=callbacks,
         logger=logger,
+        plugins=[LocalFiles()],
         enable_checkpointing=True,
         enable_model_summary=False,
         enable_progress_bar=False,
