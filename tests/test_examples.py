@@ -45,3 +45,22 @@ def test_char_lm(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     )
     assert bits < 2.5
     assert len(capsys.readouterr().out) > 20
+
+
+def test_embedding_size(tmp_path: Path) -> None:
+    """The page of embeddings gets a line for each size and each letter asked for, and pictures."""
+    words = [a + b + c for a in "abcdef" for b in "abcdef" for c in "abcdef"]
+    (tmp_path / "img").mkdir()
+    page = tmp_path / "embeddings.md"
+    page.write_text((EXAMPLES.parent / "docs" / "embeddings.md").read_text("utf-8"), "utf-8")
+    swept = load("embedding_size").main(
+        [(w, " ".join(w.upper())) for w in words], page, tmp_path / "run", "ad", (2, 4), 2,
+        hidden_size=16, batch_size=32, epochs=2, target_mode="separated",
+    )  # fmt: skip
+    lines = page.read_text("utf-8").splitlines()
+    for size in (2, 4):
+        (line,) = (line for line in lines if line.startswith(f"| {size} |"))
+        assert ("chosen" in line) == (size == swept.choice.size)
+    assert [line[2] for line in lines if line.count("|") == 3 and "0." in line] == ["a", "d"]
+    for picture in ("embedding-size.png", "embedding-map.png"):
+        assert (tmp_path / "img" / picture).stat().st_size > 1000
