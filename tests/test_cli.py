@@ -41,7 +41,7 @@ def test_help_is_fast_and_complete() -> None:
             check=True,
         )
         seconds.append(used() - before)
-    commands = ["train", "evaluate", "predict", "generate", "inspect", "export", "env"]
+    commands = ["train", "evaluate", "predict", "generate", "inspect", "export", "bench", "env"]
     for command in commands:
         assert re.search(rf"\b{command} +[A-Z]", done.stdout), command
     for heavy in ("torch", "lightning", "numpy", "matplotlib", "onnx", "onnxruntime"):
