@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from fastchar.cli import bench, env, evaluate, export, generate, inspect, predict, train
+from fastchar.cli import bench, env, evaluate, export, generate, inspect, predict, sweep, train
 from fastchar.files import InputError
 from fastchar.version import __version__
 
@@ -37,6 +37,8 @@ class _Group(TyperGroup):
             place = f"{error.filename}: " if error.filename is not None else ""
             _complain(f"{place}{error.strerror or error}")
             raise typer.Exit(1) from None
+        except typer.Exit:  # a RuntimeError; to ask below what it says would load torch for --help
+            raise
         except (MemoryError, RuntimeError) as error:
             from fastchar.training.memory import is_lack_of_memory
 
@@ -80,7 +82,7 @@ def _root(
     pass
 
 
-for module in (train, evaluate, predict, generate, inspect, export, bench, env):
+for module in (train, evaluate, predict, generate, inspect, sweep, export, bench, env):
     module.register(app)
 
 

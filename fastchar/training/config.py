@@ -18,6 +18,11 @@ ModelKind = Literal["seq2seq", "char_lm"]
 
 LARGEST = 2**31 - 1  # of whole numbers without a limit of their own: products of two stay exact
 
+# What a sweep tries unless told otherwise: sizes of embeddings around train's own, and the
+# fewest seeds with which a standard error is more than a guess.
+SIZES = (16, 32, 64, 128, 256)
+SEEDS = 3
+
 # Defaults that depend on the model; the fields are None until `Config` fills them in.
 DEFAULTS: dict[ModelKind, dict[str, Any]] = {
     "seq2seq": {

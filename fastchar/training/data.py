@@ -73,9 +73,9 @@ class PairData(_Data):
         self.references = references_of(dev)
         words = list(self.references)
         if 0 < dev_words < len(words):
-            chosen = torch.randperm(len(words), generator=torch.Generator().manual_seed(seed))[
-                :dev_words
-            ]
+            # The same for every seed, or two of them could not be compared.
+            generator = torch.Generator().manual_seed(1)
+            chosen = torch.randperm(len(words), generator=generator)[:dev_words]
             words = [words[i] for i in chosen.sort().values.tolist()]
         self.dev_references = [[target.split(r) for r in self.references[word]] for word in words]
         first = [(word, self.references[word][0]) for word in words]

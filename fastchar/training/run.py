@@ -22,7 +22,14 @@ from fastchar.training.callbacks import Bar, Interrupted, KeepRun, signals_caugh
 from fastchar.training.checkpoints import LocalFiles, read_checkpoint
 from fastchar.training.config import Config, read_yaml, save_config
 from fastchar.training.console import Say, clock, make_console
-from fastchar.training.data import PairData, TextData, make_data, read_data, write_data
+from fastchar.training.data import (
+    Content,
+    PairData,
+    TextData,
+    make_data,
+    read_data,
+    write_data,
+)
 from fastchar.training.device import choose_device
 from fastchar.training.folder import RunFolder, load_model
 from fastchar.training.memory import is_lack_of_memory, keep_freed_memory
@@ -54,16 +61,9 @@ def train(config: Config, console: Console | None = None) -> Finished:
     with console.status(f"reading {name_of(config.data)}"):
         content, held_out = read_data(config)
         data = make_data(config, content, held_out)
-    task = _make_task(config, data)
+    task = make_task(config, data)
     folder.create()
-    moved: dict[str, Any] = {}
-    for name, part in (("data", content), ("dev", held_out)):
-        # Of standard input and pipes, nothing else would be left to resume from.
-        if part is not None and not Path(getattr(config, name)).is_file():
-            kept = folder.kept(name, "txt" if isinstance(part, str) else "tsv")
-            write_data(part, kept)
-            moved[name] = str(kept)
-    config = dataclasses.replace(config, **moved)
+    config = keep_piped(config, folder, content, held_out)
     save_config(config, folder.config, fastchar=__version__, torch=torch.__version__)
     return _run(config, data, folder, console, task, resumed=False)
 
@@ -80,12 +80,7 @@ def resume(path: str | Path, console: Console | None = None) -> Finished:
     settings = read_yaml(str(folder.config))
     if "data" not in settings:
         raise InputError(f"{folder.config}: expected the setting data, got none")
-    for name in ("data", "dev"):
-        file = settings.get(name)
-        # Kept in the run, wherever that is now.
-        if file is not None and Path(file).parent == Path(str(settings.get("out"))):
-            settings[name] = str(Path(path) / Path(file).name)
-    config = Config(**{**settings, "out": str(path)})
+    config = Config(**moved_to(path, settings))
     choose_device(config.device)
     console = console or make_console()
     with console.status(f"reading {config.data}"):
@@ -100,11 +95,36 @@ def resume(path: str | Path, console: Console | None = None) -> Finished:
             raise InputError(f"{config.data}: expected the data that {path} began with, got other")
         epoch = last["fastchar"]["record"].get("epoch", 0)
     if not resumed or not last["callbacks"][KeepRun.__name__]["ended"]:
-        task = _make_task(config, data)
+        task = make_task(config, data)
         if resumed:
             _check_sizes(task, last["state_dict"], folder)
     folder.forget_after(epoch)
     return _run(config, data, folder, console, task, resumed=resumed)
+
+
+def keep_piped(
+    config: Config, folder: RunFolder, content: Content, held_out: Content | None
+) -> Config:
+    """``config`` with what came by standard input or a pipe written into ``folder``: nothing else
+    would be left of it to resume from."""
+    kept: dict[str, Any] = {}
+    for name, part in (("data", content), ("dev", held_out)):
+        if part is not None and not Path(getattr(config, name)).is_file():
+            place = folder.kept(name, "txt" if isinstance(part, str) else "tsv")
+            write_data(part, place)
+            kept[name] = str(place)
+    return dataclasses.replace(config, **kept)
+
+
+def moved_to(path: str | Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """The ``settings`` of a folder that is at ``path`` now, where what :func:`keep_piped` wrote
+    is too."""
+    moved = {**settings, "out": str(path)}
+    for name in ("data", "dev"):
+        file = settings.get(name)
+        if file is not None and Path(file).parent == Path(str(settings.get("out"))):
+            moved[name] = str(Path(path) / Path(file).name)
+    return moved
 
 
 def _check_sizes(task: Task, saved: dict[str, Tensor], folder: RunFolder) -> None:
@@ -196,7 +216,7 @@ def _too_large(config: Config, data: PairData | TextData) -> str:
     )
 
 
-def _make_task(config: Config, data: PairData | TextData) -> Task:
+def make_task(config: Config, data: PairData | TextData) -> Task:
     """The model to train. The seed decides its initial weights, and all that comes after them.
 
     Raises :class:`InputError` if there is not enough memory for it.
