@@ -7,6 +7,7 @@ import gzip
 import io
 import os
 import re
+import shutil
 import sys
 import zlib
 from collections.abc import Iterator
@@ -178,6 +179,33 @@ def beside(path: str | Path) -> Iterator[Path]:
         os.replace(partial, real)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def folder_beside(path: str | Path) -> Iterator[Path]:
+    """Where to write a folder that becomes ``path`` when the block ends well, as :func:`beside`.
+
+    Raises :class:`InputError` before the block if something is there already, but an empty folder,
+    and for a place in which nothing can be made.
+    """
+    path = Path(path)
+    if path.is_symlink() or (path.exists() and not (path.is_dir() and not any(path.iterdir()))):
+        raise InputError(f"{path}: expected no such file or folder yet, got one; choose another")
+    real = path.resolve()
+    partial = real.with_name(f".{real.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
+    try:
+        partial.mkdir()
+    except OSError as error:
+        raise InputError(
+            f"{path.parent}: expected a folder to write in: {error.strerror}"
+        ) from None
+    try:
+        with writing(path):
+            yield partial
+        os.replace(partial, real)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 @contextmanager

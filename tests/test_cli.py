@@ -41,9 +41,10 @@ def test_help_is_fast_and_complete() -> None:
             check=True,
         )
         seconds.append(used() - before)
-    for command in ["train", "evaluate", "predict", "generate", "inspect", "env"]:
+    commands = ["train", "evaluate", "predict", "generate", "inspect", "sweep", "export", "bench"]
+    for command in [*commands, "env"]:
         assert re.search(rf"\b{command} +[A-Z]", done.stdout), command
-    for heavy in ("torch", "lightning", "numpy", "matplotlib"):
+    for heavy in ("torch", "lightning", "numpy", "matplotlib", "onnx", "onnxruntime"):
         assert not re.search(rf"\| +{heavy}$", done.stderr, re.MULTILINE), heavy
     assert min(seconds) < 1
 

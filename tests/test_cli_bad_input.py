@@ -69,6 +69,10 @@ BAD = {
         "twice.yaml, line 3: expected each setting once, got batch_size again, after line 1",
     ),
     "taken": ("train good.tsv --out taken", "taken: expected a folder without metrics.csv"),
+    "export": ("export {home}/g2p taken", "taken: expected no such file or folder yet, got one"),
+    "export file": ("export {home}/g2p ok.txt", "ok.txt: expected no such file or folder yet"),
+    "export deep": ("export {home}/g2p no/x", "no: expected a folder to write in"),
+    "export none": ("export none x", "none: expected a saved model, got no such folder"),
     "picture": ("train good.tsv --out drawn", "drawn: expected a folder without curve.png"),
 }
 

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -96,6 +97,27 @@ def test_an_onnx_exporter_finds_torchs_operations(monkeypatch: pytest.MonkeyPatc
         ops += " ".join(str(node.target) for node in program.graph.nodes)
     assert "fastchar" not in ops
     assert "aten.lstm.input" in ops
+
+
+@pytest.mark.parametrize("dynamo", [False, True])
+@pytest.mark.filterwarnings("ignore")
+def test_onnxruntime_computes_the_same(dynamo: bool, tmp_path: Path) -> None:
+    """Of what either exporter of torch's makes of a ragged batch: at any T by the tracing one."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript" if dynamo else "onnx")
+    model, path = Tagger().eval(), tmp_path / "tagger.onnx"
+    names: dict[str, Any] = {"input_names": ["ids", "lengths"], "output_names": ["loss"]}
+    if dynamo:
+        B = torch.export.Dim("B", min=2, max=500)
+        names["dynamic_shapes"] = {"ids": {1: B}, "lengths": {0: B}}
+    else:
+        names["dynamic_axes"] = {"ids": {0: "T", 1: "B"}, "lengths": {0: "B"}}
+    torch.onnx.export(model, batch(3, 5), path, dynamo=dynamo, verbose=False, **names)
+    session = onnxruntime.InferenceSession(path)
+    for T, B in ((3, 5), (3, 4)) if dynamo else ((3, 5), (12, 1), (1, 3)):
+        ids, lengths = batch(T, B)
+        (got,) = session.run(None, {"ids": ids.numpy(), "lengths": lengths.numpy()})
+        torch.testing.assert_close(torch.from_numpy(got), model(ids, lengths))
 
 
 @pytest.mark.native

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from fastchar.cli import env, evaluate, generate, inspect, predict, sweep, train
+from fastchar.cli import bench, env, evaluate, export, generate, inspect, predict, sweep, train
 from fastchar.files import InputError
 from fastchar.version import __version__
 
@@ -82,7 +82,7 @@ def _root(
     pass
 
 
-for module in (train, evaluate, predict, generate, inspect, sweep, env):
+for module in (train, evaluate, predict, generate, inspect, sweep, export, bench, env):
     module.register(app)
 
 

@@ -36,6 +36,16 @@ class Pretrained(nn.Module):
     vocabulary_names: ClassVar[tuple[str, ...]]
     config: dict[str, Any]
 
+    def description(self) -> dict[str, Any]:
+        """What config.json has, but for the name of the weights: all of a model but its numbers."""
+        return {
+            "format": FORMAT,
+            "fastchar": __version__,
+            "model": self.model_name,
+            "config": self.config,
+            "vocabularies": {v: getattr(self, v).to_dict() for v in self.vocabulary_names},
+        }
+
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the model to `folder`, made if it is missing; a model that is there is replaced.
 
@@ -45,14 +55,7 @@ class Pretrained(nn.Module):
         tensors = {k: v.cpu().contiguous() for k, v in _tensors(self).items()}
         weights = _safetensors().save(tensors)
         name = f"model-{_digest(weights)}.safetensors"
-        config = {
-            "format": FORMAT,
-            "fastchar": __version__,
-            "model": self.model_name,
-            "weights": name,
-            "config": self.config,
-            "vocabularies": {v: getattr(self, v).to_dict() for v in self.vocabulary_names},
-        }
+        config = {**self.description(), "weights": name}
         text = json.dumps(config, ensure_ascii=False, indent=1)
         folder.mkdir(parents=True, exist_ok=True)
         _replace(folder / name, weights)

@@ -1,0 +1,1 @@
+"""Trained models as ONNX graphs, for programs that have neither torch nor fastchar."""
