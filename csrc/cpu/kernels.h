@@ -59,14 +59,15 @@ inline int64_t embedding_backward_chunks(int64_t N, int64_t V) {
 
 // Whether tokens are put in order of their ids, so that each row of the result is summed up at
 // once instead of in tables that go through the caches for every token. Worth it where rows of
-// grad are as fast to read in any order: a page each, or half a page while all of grad fits a
-// last-level cache, or a quarter where an id has so few tokens that its row of a table would
-// come out of a cache for each. (From memory, in any order, short rows are slower than tables.)
+// grad are as fast to read in any order: a page each, or part of one while all of grad fits a
+// last-level cache and the symbols are so many that a token's row of a table is rarely near.
+// (From memory, in any order, short rows are slower than tables.)
 template <class T>
 constexpr bool embedding_backward_sorts(int64_t N, int64_t V, int64_t E) {
   const int64_t row = E * static_cast<int64_t>(sizeof(T));
   if (row >= 4096) return true;
-  return N * row <= int64_t{1} << 25 && (row >= 2048 || (row >= 1024 && N < 8 * V));
+  const int64_t tokens_a_symbol = row >= 2048 ? 64 : row >= 1024 ? 8 : 0;
+  return N <= tokens_a_symbol * V && N * row <= int64_t{1} << 25;
 }
 
 // One step of the cell on pre-activations.
