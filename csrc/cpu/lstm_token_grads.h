@@ -206,15 +206,23 @@ class TokenGrads {
       const T* tile = grads_;
       for (int64_t m = begin_; m < end_; m += kBlockRows, tile += kTile) {
         const int64_t rows = smaller(kBlockRows, end_ - m);
+        // The tokens' sum is made here first: out has as few additions as there are take_ins.
+        alignas(64) T sums[kBlockRows][kPanel<T>];
+        const T* a[kBlockRows];
+        T* c[kBlockRows];
+        for (int64_t r = 0; r < kBlockRows; ++r) c[r] = sums[r];
         for (int64_t k = 0; k < tokens; k += kChain) {
-          const T* a[kBlockRows];
-          T* c[kBlockRows];
-          for (int64_t r = 0; r < kBlockRows; ++r) {
-            a[r] = tile + k * kBlockRows + r;
-            c[r] = out + (m + r) * columns + j;
-          }
+          for (int64_t r = 0; r < kBlockRows; ++r) a[r] = tile + k * kBlockRows + r;
           multiply_tile(rows, smaller(kChain, tokens - k), a, kBlockRows, panel_ + k * width, c,
-                        there, add || k > 0);
+                        width, k > 0);
+        }
+        for (int64_t r = 0; r < rows; ++r) {
+          T* at = out + (m + r) * columns + j;
+          for (int64_t v = 0; v < there; v += kLanes<T>) {
+            const Vec<T> sum = load(sums[r] + v);
+            const int64_t n = there - v;
+            store_upto(at + v, add ? sum + load_upto(at + v, n) : sum, n);
+          }
         }
       }
     }
