@@ -151,6 +151,17 @@ def writing(path: str | Path) -> Iterator[None]:
 
 
 @contextmanager
+def _making(path: str | Path) -> Iterator[None]:
+    """What cannot be made beside ``path`` is the fault of the folder that it is in."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"{Path(path).parent}: expected a folder to write in: {error.strerror}"
+        ) from None
+
+
+@contextmanager
 def beside(path: str | Path) -> Iterator[Path]:
     """Where to write a file that takes the place of ``path`` when the block ends well.
 
@@ -167,12 +178,8 @@ def beside(path: str | Path) -> Iterator[Path]:
         yield real
         return
     partial = real.with_name(f".{real.name}.partial")
-    try:
+    with _making(path):
         partial.touch()
-    except OSError as error:
-        raise InputError(
-            f"{Path(path).parent}: expected a folder to write in: {error.strerror}"
-        ) from None
     try:
         with writing(path):
             yield partial
@@ -194,12 +201,8 @@ def folder_beside(path: str | Path) -> Iterator[Path]:
     real = path.resolve()
     partial = real.with_name(f".{real.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
-    try:
+    with _making(path):
         partial.mkdir()
-    except OSError as error:
-        raise InputError(
-            f"{path.parent}: expected a folder to write in: {error.strerror}"
-        ) from None
     try:
         with writing(path):
             yield partial

@@ -8,16 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from fastchar import reference
-from fastchar.autograd import (
-    Grads,
-    contiguous,
-    differentiable,
-    differentiated,
-    for_both,
-    last,
-    recurrent_weight_grad,
-    scatter_add,
-)
+from fastchar.autograd import for_both, recurrent_weight_grad, scatter_add
+from fastchar.calls import Grads, contiguous, differentiable, differentiated, last
 from fastchar.reference.layers import mask_padding
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from fastchar import autograd, layer, steps
-from fastchar.autograd import contiguous, recorded
+from fastchar.calls import Call, contiguous, recorded
 
 
 def embedding(
@@ -47,7 +47,7 @@ def lstm_step(
     b_hh: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """(h', c') [B,H] of x [B,E]; see `reference.lstm_cell`. CPU only."""
-    call: autograd.Call = autograd.lstm_step if torch.compiler.is_compiling() else steps.lstm_step
+    call: Call = autograd.lstm_step if torch.compiler.is_compiling() else steps.lstm_step
     tensors = (x, h, c, w_ih, w_hh, b_ih, b_hh)
     h_new, c_new, _ = call(*map(contiguous, tensors))
     return h_new, c_new

@@ -17,14 +17,8 @@ from torch import Tensor
 from torch.autograd import Function
 
 from fastchar import autograd
-from fastchar.autograd import (
-    Grads,
-    bare_apply,
-    direct,
-    recorded,
-    step_gradients,
-    step_weight_gradients,
-)
+from fastchar.autograd import step_gradients, step_weight_gradients
+from fastchar.calls import Grads, bare_apply, direct, recorded
 
 _step = direct("lstm_step")
 Output = tuple[Tensor, Tensor, Tensor]  # h', c' [B,H], act [B,4H]

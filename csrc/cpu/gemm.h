@@ -190,6 +190,16 @@ void multiply(int64_t rows, int64_t depth, int64_t columns, const RowOfA& a_row,
   } while (k < depth);
 }
 
+// out[0, count) (+)= sums[0, count), where sums go on to the end of their last vector.
+template <class T>
+FASTCHAR_INLINE void add_to(T* out, const T* sums, int64_t count, bool add) {
+  for (int64_t v = 0; v < count; v += kLanes<T>) {
+    const int64_t n = count - v;
+    const Vec<T> sum = load(sums + v);
+    store_upto(out + v, add ? sum + load_upto(out + v, n) : sum, n);
+  }
+}
+
 // The sum over k < count of row_of(k)[0, n), each `chain` rows on their own first: longer
 // chains of additions round worse.
 template <class T, class RowOf>

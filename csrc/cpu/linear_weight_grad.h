@@ -129,15 +129,6 @@ class LinearWeightGrad {
     }
   }
 
-  // out[0, count) (+)= sums[0, count).
-  static void add_to(T* out, const T* sums, int64_t count, bool add) {
-    for (int64_t v = 0; v < count; v += kLanes<T>) {
-      const int64_t n = count - v;
-      const Vec<T> sum = load_upto(sums + v, n);
-      store_upto(out + v, add ? sum + load_upto(out + v, n) : sum, n);
-    }
-  }
-
   // The gradients (+)= the block's sums.
   void finish(bool add) {
     if (p_.grad_bias && j0_ == 0) add_to(p_.grad_bias + m0_, bias_, m1_ - m0_, add);

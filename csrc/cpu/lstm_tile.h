@@ -87,7 +87,7 @@ void run_few_rows(const Step& step, int64_t row, int64_t rows, int64_t begin, in
     for (int64_t i = 0; i < some; ++i) {
       const void* lines[kBlockRows * Step::kLines];
       Lines soon{lines};
-      for (int64_t r = 0; r < rows && Step::kAsks; ++r) {
+      for (int64_t r = 0; r < rows && rows > 1 && Step::kAsks; ++r) {
         soon.count += step.lines(panel + i, row + r, lines + soon.count);
       }
       for (int64_t block = 0; block < blocks; ++block) {

@@ -57,12 +57,9 @@ struct InputGradStep {
 
   void finish(int64_t panel, int64_t i, int64_t rows, const T* const* sums) const {
     const int64_t first = panels.begin(panel) * kLanes<T>;
-    const int64_t width = panels.width(panel) * kLanes<T>;
+    const int64_t width = smaller(panels.width(panel) * kLanes<T>, p.E - first);
     for (int64_t r = 0; r < rows; ++r) {
-      for (int64_t v = 0; v < width; v += kLanes<T>) {
-        const int64_t j = first + v;
-        store_upto(p.grad_x + tokens[i + r] * p.E + j, load(sums[r] + v), p.E - j);
-      }
+      add_to(p.grad_x + tokens[i + r] * p.E + first, sums[r], width, false);
     }
   }
 };
@@ -217,12 +214,7 @@ class TokenGrads {
                         width, k > 0);
         }
         for (int64_t r = 0; r < rows; ++r) {
-          T* at = out + (m + r) * columns + j;
-          for (int64_t v = 0; v < there; v += kLanes<T>) {
-            const Vec<T> sum = load(sums[r] + v);
-            const int64_t n = there - v;
-            store_upto(at + v, add ? sum + load_upto(at + v, n) : sum, n);
-          }
+          add_to(out + (m + r) * columns + j, sums[r], there, add);
         }
       }
     }

@@ -108,13 +108,7 @@ struct ColumnsStep {
   }
 
   void finish(int64_t, int64_t i, int64_t rows, const T* const* sums) const {
-    for (int64_t r = 0; r < rows; ++r) {
-      for (int64_t j = 0; j < width; j += kLanes<T>) {
-        T* at = out + (i + r) * K + j;
-        const Vec<T> sum = load(sums[r] + j);
-        store_upto(at, add ? sum + load_upto(at, width - j) : sum, width - j);
-      }
-    }
+    for (int64_t r = 0; r < rows; ++r) add_to(out + (i + r) * K, sums[r], width, add);
   }
 };
 
