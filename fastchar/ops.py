@@ -13,7 +13,7 @@ from fastchar.calls import Call, contiguous, recorded
 def embedding(
     weight: Tensor, ids: Tensor, padding_idx: int = -1, scale_grad_by_freq: bool = False
 ) -> Tensor:
-    """Rows of weight [V,E]: ids.shape + [E]."""
+    """Rows of weight [V,E]: ids.shape + [E]; see `reference.embedding`."""
     return autograd.embedding(
         weight.contiguous(), ids.contiguous(), padding_idx, scale_grad_by_freq
     )
@@ -88,10 +88,10 @@ def lstm_layer(
     padding_idx: int,
     reverse: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`lstm_sequence` of the projection of x [T,B,K], or of ids x [T,B] into `table` [V,K].
+    """(y, h_n, c_n) of the projection of x [T,B,K], or of ids x [T,B] into `table` [V,K].
 
-    What x holds in the padding counts for nothing. padding_idx: a row of the table without a
-    gradient, or -1. CPU only.
+    See `reference.lstm_sequence` for what follows the projection. What x holds in the padding
+    counts for nothing. padding_idx: a row of the table without a gradient, or -1. CPU only.
     """
     tensors = map(contiguous, (x, table, w_ih, b_ih, b_hh, w_hh, h0, c0, lengths))
     save = recorded(x, table, w_ih, b_ih, b_hh, w_hh, h0, c0)
@@ -135,7 +135,10 @@ def linear_cross_entropy_reduced(
     label_smoothing: float,
     mean: bool,
 ) -> Tensor:
-    """The tokens' mean or summed loss, a scalar, with its gradients made in the same pass."""
+    """The tokens' mean or summed loss, a scalar, with its gradients made in the same pass.
+
+    See `reference.linear_cross_entropy`.
+    """
     return autograd.linear_cross_entropy_reduced(
         input.contiguous(),
         weight.contiguous(),
