@@ -1,7 +1,7 @@
 """Random inputs and modules that hold the same numbers in float32 and in float64.
 
-Built from the same seed, once as it is and once under `in_double`, a case has the same numbers
-twice: what the second one computes judges the first (`benchmarks.accuracy`).
+Built from the same seed, once in each `default_dtype`, a case has the same numbers twice: what the
+second one computes judges the first (`benchmarks.accuracy`).
 """
 
 from collections.abc import Callable, Iterator

@@ -3,7 +3,7 @@
 A machine drifts (clock, neighbours, caches) by more than the differences worth reporting. So every
 round runs every contestant once, in an order that rotates and reverses; a ratio is taken inside a
 round, and its median and quartiles over the rounds are what gets reported. Each call uses the next
-of several input buffers, together larger than the last-level cache.
+of several input buffers (`buffers_beyond_cache`).
 """
 
 import gc
@@ -134,7 +134,10 @@ def order_of_round(count: int, index: int) -> list[int]:
 
 
 def buffers_beyond_cache(bytes_each: int, cache_bytes: int, most: int = 64) -> int:
-    """How many buffers of `bytes_each` to rotate so that none is in the cache when it returns."""
+    """How many buffers of `bytes_each` to rotate so that none is in the cache when it returns.
+
+    Small ones, of which that would take more than `most`, do stay in it.
+    """
     return max(1, min(most, -(-2 * cache_bytes // max(1, bytes_each))))
 
 
