@@ -67,6 +67,19 @@ def test_version_is_stated_once():
     assert fastchar.__version__ == version("fastchar")
 
 
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="asks git which files there are")
+def test_a_source_distribution_is_complete(tmp_path):
+    """It has every file of the repository but dotfiles, so that what README.md says to type works
+    in one, and nothing besides."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    known = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout
+    command = [sys.executable, "setup.py", "--quiet", "egg_info", "--egg-base", str(tmp_path)]
+    subprocess.run(command, check=True, capture_output=True, cwd=ROOT)
+    packed = (tmp_path / "fastchar.egg-info" / "SOURCES.txt").read_text().splitlines()
+    own = {name for name in known.splitlines() if name[0] != "." and (ROOT / name).is_file()}
+    assert {name for name in packed if "egg-info/" not in name} == own
+
+
 def test_an_old_setuptools_builds_in_place():
     """One that can't read pyproject.toml's license field, as torch's package index has, where
     nothing newer can be downloaded; what needs the metadata still asks for them."""
