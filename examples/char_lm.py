@@ -8,6 +8,7 @@ import argparse
 import math
 from pathlib import Path
 from pydoc_data.topics import topics
+from typing import Any
 
 import torch
 
@@ -16,12 +17,12 @@ from fastchar import CharLM, Vocabulary
 STREAMS, CHUNK = 32, 64  # B texts side by side, T steps of back-propagation
 
 
-def main(path: str = "", steps: int = 500, **sizes: int) -> float:
+def main(path: str = "", steps: int = 500, **options: Any) -> float:
     """Train, print a sample, and return the last chunk's loss in bits a character."""
     torch.manual_seed(0)
     text = Path(path).read_text("utf-8") if path else "\n".join(topics.values())
     vocabulary = Vocabulary.build([text])
-    model = CharLM(vocabulary, **sizes)
+    model = CharLM(vocabulary, **options)
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
 
     ids = torch.tensor(vocabulary.encode(text))

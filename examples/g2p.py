@@ -9,6 +9,7 @@ import argparse
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -27,22 +28,22 @@ def batches(pairs: list[Pair], size: int) -> Iterator[list[Pair]]:
         yield from random.sample(cut, len(cut))
 
 
-def main(path: str, epochs: int = 5, batch: int = 128, save: str = "", **sizes: int) -> float:
+def main(path: str, epochs: int = 5, batch: int = 128, save: str = "", **options: Any) -> float:
     """Train, and return the share of held-out words whose prediction is wrong."""
     torch.manual_seed(0)
     random.seed(0)
     lines = Path(path).read_text("utf-8").splitlines()
     pairs: list[Pair] = [(s, t) for s, t in (line.split("\t") for line in lines)]
-    words = sorted({source for source, _ in pairs})
+    words = sorted({word for word, _ in pairs})
     held_out = set(random.sample(words, min(500, len(words) // 10)))
     references: dict[str, set[str]] = {word: set() for word in held_out}
-    for source, target in pairs:
-        if source in held_out:
-            references[source].add(target)
+    for word, phones in pairs:
+        if word in held_out:
+            references[word].add(phones)
     train = [p for p in pairs if p[0] not in held_out]
     source = Vocabulary.build(s for s, _ in train)
     target = Vocabulary.build((t for _, t in train), mode="separated")
-    model = Seq2Seq(source, target, **sizes)
+    model = Seq2Seq(source, target, **options)
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
     error = 1.0
     for epoch in range(1, epochs + 1):

@@ -94,7 +94,7 @@ def lemmatizer(count: int = 50) -> Subject:
         loss = MixLoss(V, 1.0)(log_probs.reshape(-1, V), target.reshape(-1), edit_logits, edits)
         return loss, log_probs, edit_logits
 
-    def predict(model: nn.Module, batch: Any) -> object:
+    def predict(model: Any, batch: Any) -> object:
         return model.predict_greedy(batch[0], batch[0].eq(PAD), batch[3])
 
     batches = [batch(i) for i in range(BATCHES)]
@@ -105,7 +105,7 @@ def tagger_characters(count: int = 250) -> Subject:
     """The tagger's word vectors from characters: packed LSTM and attention."""
     from stanza.models.common.char_model import CharacterModel
 
-    options = {"char_emb_dim": 100, "char_hidden_dim": 400, "char_num_layers": 1}
+    options: dict[str, float] = {"char_emb_dim": 100, "char_hidden_dim": 400, "char_num_layers": 1}
     options |= {"char_rec_dropout": 0, "dropout": 0.5}
     model = CharacterModel(options, {"char": range(FIRST + 26)})
 
@@ -123,6 +123,7 @@ def language_model(count: int = 20, length: int = 100, hidden: int = 1024) -> Su
     from stanza.models.common.char_model import CharacterLanguageModel
 
     text = " ".join(topics.values()).encode()
+    options: dict[str, float]
     options = {"char_emb_dim": 100, "char_hidden_dim": hidden, "char_num_layers": 1}
     options |= {"char_dropout": 0.05, "char_unit_dropout": 1e-5, "char_rec_dropout": 0.0}
     model = CharacterLanguageModel(options, {"char": range(max(text) + 1)})
