@@ -1,4 +1,4 @@
-"""What README.md says to type does run, in the order of the page."""
+"""What README.md and docs/drop-in.md say to type does run, in the order of the page."""
 
 from __future__ import annotations
 
@@ -7,16 +7,20 @@ import shlex
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 from training_data import few_pairs, one_thread, write_pairs
 from typer.testing import CliRunner
 
+import fastchar
 from fastchar.cli import app
 
-README = (Path(__file__).parents[1] / "README.md").read_text("utf-8")
+ROOT = Path(__file__).parents[1]
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+def blocks(language: str, page: str = "README.md") -> list[str]:
+    text = (ROOT / page).read_text("utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
 
 
 def test_drop_in_block() -> None:
@@ -25,6 +29,19 @@ def test_drop_in_block() -> None:
     names: dict[str, object] = {}
     exec(block, names)
     assert names["output"].shape == (50, 32, 256)
+
+
+def test_migration_block() -> None:
+    """The page's own words, of a model with an embedding and an LSTM of torch's."""
+    model, old = (nn.Module() for _ in range(2))
+    for m in (model, old):
+        m.embedding, m.lstm = nn.Embedding(128, 64), nn.LSTM(64, 256)
+    ids, lengths = torch.randint(128, (7, 3)), torch.tensor([7, 0, 2])
+    names: dict[str, object] = {"model": model, "old": old, "ids": ids, "lengths": lengths}
+    (block,) = blocks("python", "docs/drop-in.md")
+    exec(block, names)
+    assert type(model.embedding) is fastchar.Embedding
+    assert names["y"].shape == (7, 3, 256)
 
 
 def test_command_line_and_model_blocks(
