@@ -19,6 +19,7 @@ from .grids import GRIDS
 from .groups import OURS, Group, all_groups
 from .inputs import default_dtype
 from .progress import Progress, weight
+from .tables import point_text
 
 ACCURACY = "accuracy"
 
@@ -60,10 +61,12 @@ def judge_group(group: Group, grid: str, progress: Progress) -> dict[str, Any]:
         try:
             points.append(judge(group, point, sample))
         except AssertionError as error:  # a tensor far off, which no sample can hold
-            broken = broken or f"{point}: {error}"
+            broken = broken or f"{point_text(point)}: {error}"
             continue
         finally:
-            progress.advance(weight(group, point, 0.0), f"{ACCURACY} {group.name} {point}")
+            progress.advance(
+                weight(group, point, 0.0), f"{ACCURACY} {group.name} {point_text(point)}"
+            )
     if not broken:
         try:
             sample.check()

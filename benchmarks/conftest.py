@@ -4,7 +4,7 @@ import pytest
 
 from .grids import GRIDS, takes_part
 from .groups import all_groups
-from .run import point_name
+from .tables import point_text
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -18,7 +18,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "contestant_name" in metafunc.fixturenames:
         grid = metafunc.config.getoption("--grid")
         cases = [
-            pytest.param(group, point, name, id=f"{group.name}-{point_name(point)}-{name}")
+            pytest.param(group, point, name, id=f"{group.name}-{point_text(point)}-{name}")
             for group in all_groups().values()
             for point in GRIDS[group.name][grid]
             for name in group.contestants

@@ -31,6 +31,7 @@ import torch
 
 from benchmarks import gpu_points
 from benchmarks.gpu_report import Entry, markdown
+from fastchar.files import write_beside
 
 ROOT = Path(__file__).parent.parent
 _spec = importlib.util.spec_from_file_location("toolkit", ROOT / "csrc" / "cuda" / "build.py")
@@ -268,15 +269,15 @@ def nvcc_version() -> str:
 
 
 def save(result: Entry, folder: Path) -> None:
-    """Beside, then renamed: whenever this is killed, what was saved before is whole."""
+    """Whenever this is killed, what was saved before is whole."""
     folder.mkdir(parents=True, exist_ok=True)
     texts = {
         "gpu_check.json": json.dumps(result, indent=1) + "\n",
         "gpu_check.md": markdown(result),
     }
     for name, text in texts.items():
-        (folder / f"{name}.new").write_text(text)
-        (folder / f"{name}.new").replace(folder / name)
+        with write_beside(folder / name) as stream:
+            stream.write(text)
 
 
 def main() -> int:

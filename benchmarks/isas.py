@@ -19,6 +19,7 @@ from .groups import OURS, Group, all_groups
 from .interleave import Case, Contestant
 from .interleave import measure as interleave
 from .progress import Progress
+from .tables import point_text
 
 ISAS = "isas"
 library: Any = import_module("fastchar._C")
@@ -78,5 +79,5 @@ def measure(grid: str) -> dict[str, Any]:
     for group, point in cases:
         points.append(measure_point(group, point, BUDGET[grid]))
         shares = (f"{i} {s['median']:.2f}" for i, s in points[-1]["speed"].items())
-        progress.advance(1, f"{ISAS} {group.name} {point} {', '.join(shares)}")
+        progress.advance(1, f"{ISAS} {group.name} {point_text(point)} {', '.join(shares)}")
     return record.result(isa=library.isa(), points=points)

@@ -17,6 +17,7 @@ from .grids import SYMBOLS
 from .interleave import Case, Contestant, Spread, Timing
 from .interleave import measure as interleave
 from .progress import Progress
+from .tables import point_text
 
 RECURRENCE = "recurrence"
 SIDE = 2048  # of the product that gives the machine's rate
@@ -93,5 +94,5 @@ def measure(grid: str) -> dict[str, Any]:
         timing = interleave(build(point), budget=BUDGET[grid])
         points.append({"point": point, "rounds": timing.rounds, "parts": shares(point, timing)})
         text = (f"{p} {v['share']['median']:.2f}" for p, v in points[-1]["parts"].items())
-        progress.advance(1, f"{RECURRENCE} {point} {', '.join(text)}")
+        progress.advance(1, f"{RECURRENCE} {point_text(point)} {', '.join(text)}")
     return record.result(points=points)

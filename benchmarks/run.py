@@ -6,7 +6,6 @@ says when that was more than a twentieth of one.
 
 import argparse
 import json
-import os
 import sys
 import time
 from dataclasses import asdict
@@ -17,6 +16,7 @@ from typing import Any
 import torch
 
 import fastchar
+from fastchar.files import write_beside
 
 from . import machine
 from .covering import Point
@@ -26,6 +26,7 @@ from .interleave import PHASES, Case, Timing, measure
 from .limits import Limits
 from .progress import Progress, weight
 from .roofline import Roof
+from .tables import point_text
 
 RESULTS = Path(__file__).parent / "results"
 # Seconds a point is interleaved for, if five rounds do not take longer (`interleave.measure`).
@@ -33,10 +34,6 @@ BUDGET = {"quick": 1.0, "full": 1.2}
 # What is measured in another way than a group of contestants: modules with a `measure(grid)`.
 OTHERS = ("train_speed", "recurrence", "isas", "accuracy", "compiled", "threads")
 NATIVE = ("recurrence", "isas", "compiled", "threads")  # of these, what needs the kernels
-
-
-def point_name(point: Point) -> str:
-    return " ".join(f"{axis}={value}" for axis, value in point.items())
 
 
 def summarise(
@@ -85,7 +82,7 @@ def run_group(group: Group, grid: str, progress: Progress) -> dict[str, Any]:
         rivals = [name for name in group.baselines if name in timing.samples]
         baseline = min(rivals, key=lambda name: timing.spread(name, group.phase).median)
         ratio = timing.ratio(baseline, OURS, group.phase).median
-        line = f"{group.name} {point_name(point)}"
+        line = f"{group.name} {point_text(point)}"
         failed = "".join(f"; {name}: {error}" for name, error in timing.failed.items())
         progress.advance(
             weight(group, point, BUDGET[grid]), f"{line:<66} {ratio:6.2f} times {baseline}{failed}"
@@ -109,12 +106,11 @@ def run_group(group: Group, grid: str, progress: Progress) -> dict[str, Any]:
 
 
 def write(result: dict[str, Any], folder: Path) -> Path:
-    """Writes the result beside its place, then renames: a file is whole or absent."""
+    """Writes the result's file, whole or not at all; returns its path."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{result['group']}.json"
-    beside = path.with_suffix(".json.new")
-    beside.write_text(json.dumps(rounded(result), indent=1) + "\n")
-    os.replace(beside, path)
+    with write_beside(path) as stream:
+        stream.write(json.dumps(rounded(result), indent=1) + "\n")
     return path
 
 

@@ -12,7 +12,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from .covering import Point
 from .groups import Group
-from .run import point_name
+from .tables import point_text
 
 # Seconds a contestant is measured for, set-up of its rounds included.
 SECONDS = 0.3
@@ -25,7 +25,7 @@ def test_headline_phase(
     torch.manual_seed(0)
     case = group.build(point)
     contestant = next(c for c in case.contestants if c.name == contestant_name)
-    benchmark.group = f"{group.title} ({point_name(point)})"
+    benchmark.group = f"{group.title} ({point_text(point)})"
     benchmark.name = contestant_name
     buffers = (index % case.buffers for index in count())
 

@@ -26,6 +26,7 @@ from .interleave import PHASES, Case, Contestant, Timing, order_of_round
 from .progress import Progress
 from .roofline import Roof
 from .scaling import Costs
+from .tables import point_text
 
 THREADS = "threads"
 GROUPS = (
@@ -192,7 +193,7 @@ def measure(grid: str) -> dict[str, Any]:
                 }
             )
             ratios = (f"{n}: {r['median']:.2f}" for n, r in entries[-1]["speedup"].items())
-            progress.advance(1, f"{THREADS} {name} {point} {', '.join(ratios)}")
+            progress.advance(1, f"{THREADS} {name} {point_text(point)} {', '.join(ratios)}")
     return record.result(
         roofs=roofs,
         fixed_seconds={name: spread.median for name, spread in fixed.items()},
