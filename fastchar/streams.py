@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fastchar import backend
 from fastchar.reference.layers import Direction, Weights
+from fastchar.routing import Result
 
 _side: dict[tuple[int, int], torch.cuda.Stream] = {}  # by device and main stream
 
@@ -57,9 +58,7 @@ def side_by_side(
     shared = list(shared)
     before = torch.cuda.Event()
 
-    def run(
-        x: Tensor, weights: Weights, h0: Tensor, c0: Tensor, reverse: bool
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def run(x: Tensor, weights: Weights, h0: Tensor, c0: Tensor, reverse: bool) -> Result:
         if not reverse:
             before.record(main)
             return direction(x, weights, h0, c0, reverse)

@@ -11,8 +11,10 @@ from torch.nn.modules.module import _has_any_global_hook
 from fastchar import functional
 from fastchar.nn.conversion import convert
 from fastchar.nn.embedding import Embedding
-from fastchar.nn.lstm import LSTM, State
+from fastchar.nn.lstm import LSTM
+from fastchar.reference.cell import State
 from fastchar.reference.layers import check_lengths, mask_padding
+from fastchar.routing import Result
 
 
 class EmbeddingLSTM(nn.Module):
@@ -98,7 +100,7 @@ class EmbeddingLSTM(nn.Module):
         if not as_made or not _foldable(embedding) or _has_any_global_hook():
             return self._one_after_the_other(ids, hx, lengths)
 
-        def run(ids: Tensor, hx: State | None) -> tuple[Tensor, Tensor, Tensor]:
+        def run(ids: Tensor, hx: State | None) -> Result:
             table, weights = embedding.weight, lstm._weights()
             if table.dtype is not weights[0].dtype:
                 lstm.check_input(table.unsqueeze(0), None)  # raises, unless autocast makes them one

@@ -12,9 +12,10 @@ from torch.nn.utils.rnn import PackedSequence
 
 from fastchar import functional, packed_lstm
 from fastchar.nn.scripting import torchs_twin
+from fastchar.reference.cell import State
+from fastchar.routing import Result
 
-State = tuple[Tensor, Tensor]
-Run = Callable[[Tensor, State | None], tuple[Tensor, Tensor, Tensor]]
+Run = Callable[[Tensor, State | None], Result]
 
 
 class LSTM(nn.RNNBase):
@@ -45,7 +46,7 @@ class LSTM(nn.RNNBase):
                 return _packed_outside(self, input, hx)
             return self._forward_packed(input, hx)
 
-        def run(x: Tensor, hx: State | None) -> tuple[Tensor, Tensor, Tensor]:
+        def run(x: Tensor, hx: State | None) -> Result:
             return functional.lstm(x, hx, self._weights(), *self._stack_options(), lengths=lengths)
 
         return self._run_padded(input, hx, 1, run)

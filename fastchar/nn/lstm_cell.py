@@ -5,14 +5,13 @@ from torch import Tensor, nn
 
 from fastchar import functional
 from fastchar.nn.scripting import torchs_twin
+from fastchar.reference.cell import State
 
 
 class LSTMCell(nn.LSTMCell):
     """`nn.LSTMCell`: input [B,E] or [E], hx two of [B,H] or [H] or None, to (h', c') likewise."""
 
-    def forward(
-        self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, input: Tensor, hx: State | None = None) -> State:
         if input.dim() not in (1, 2):
             raise ValueError(f"LSTMCell: Expected input to be 1D or 2D, got {input.dim()}D instead")
         for k, state in enumerate(() if hx is None else hx):
