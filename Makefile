@@ -16,7 +16,7 @@ help:
 	@echo "make test-fallbacks  run them without the kernels: switched off, and not built"
 	@echo "make lint    ruff, mypy and clang-format"
 	@echo "make format  rewrite the sources the way make lint wants them"
-	@echo "make bench   run the benchmarks and rebuild docs/performance.md from them"
+	@echo "make bench   run the benchmarks and rebuild the tables of README.md and docs/ from them"
 	@echo "make gpu-check  on a machine with a GPU: parity, sanitizers, benchmarks, into OUT"
 
 # torch first: the extension is compiled against the torch that it will run with.

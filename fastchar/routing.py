@@ -74,10 +74,7 @@ def _plain(cls: type) -> bool:
 
 
 def kernel_dtype(tensors: Sequence[Tensor]) -> torch.dtype | None:
-    """The dtype in which a kernel serves these floating point tensors; None where none does.
-
-    None of them where `traced`.
-    """
+    """The dtype in which a kernel serves these floating point tensors; None where none does."""
     if not backend.native() or traced() or transforming():
         return None
     # One plain loop: a small step would spend as much here as in its kernel.

@@ -108,7 +108,8 @@ class CharLM(Pretrained):
 
         At most `length` symbols; it ends early at <eos>, or before `stop` if the text comes to it.
         `temperature`, `top_k` and `top_p` as in `fastchar.decoding.sample`; the same `seed` draws
-        the same text. <pad>, <bos> and <unk> are never drawn.
+        the same text. <pad>, <bos> and <unk> are never drawn. Raises `ValueError` for an option
+        that makes no sense.
         """
         check_sampling(temperature, top_k, top_p)
         if length < 0:

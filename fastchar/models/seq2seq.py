@@ -148,7 +148,8 @@ class Seq2Seq(Pretrained):
         Greedy search with `beam` 1, else beam search. Hypotheses are ranked by
         log_prob / length ** length_penalty, length counting <eos>: 0, the default, ranks by
         probability, 1 by the mean over symbols, which favours longer ones. `max_length` as in
-        `greedy`. What a text is batched with makes no difference.
+        `greedy`. What a text is batched with makes no difference. Raises `ValueError` for an option
+        that makes no sense, and `TypeError` for one text that is in no list.
         """
         if isinstance(texts, str):
             raise TypeError("texts: expected several texts, got one str; wrap it in a list")
