@@ -75,10 +75,11 @@ class Roof:
         }
 
 
-def _fastest(run: Callable[[], Any], rounds: int = 9) -> float:
+def _fastest(run: Callable[[], Any]) -> float:
+    """The least seconds of nine runs, after one to warm up."""
     run()
     samples = []
-    for _ in range(rounds):
+    for _ in range(9):
         start = time.perf_counter()
         run()
         samples.append(time.perf_counter() - start)

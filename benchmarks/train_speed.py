@@ -1,6 +1,6 @@
 """Words a second of `fastchar train`'s own loop against the twin's, interleaved in one process.
 
-The loop is Lightning's, with fastchar's task, loader, clipping and optimiser, the model `Seq2Seq`
+The loop is Lightning's, with fastchar's task, loader, clipping and optimizer, the model `Seq2Seq`
 with its defaults. After every block of batches a callback stops the clock and lets each twin train
 on the very same words: bucketed, in the same batches; unbucketed, the block's words shuffled and
 cut anew. There are two twins, by hand in plain torch: `twin.Twin`, the same model with the same
@@ -167,8 +167,8 @@ def _sequences(ragged: Ragged) -> tuple[Tensor, ...]:
 
 def _trained(model: nn.Module, config: Config, pairs: Sequence[Pair], cut: Cut) -> Trained:
     """What trains a twin on the words of a block, cut into batches by `cut`."""
-    optimiser = torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
-    return lambda block: train(model, optimiser, pairs, cut(block))
+    optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
+    return lambda block: train(model, optimizer, pairs, cut(block))
 
 
 def count_parameters(model: nn.Module) -> int:

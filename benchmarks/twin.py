@@ -97,13 +97,12 @@ def from_seq2seq(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return found
 
 
-def batches(pairs: Sequence[Pair], size: int, *, bucketed: bool, seed: int = 0) -> list[list[int]]:
-    """An epoch as lists of `size` indices in random order; bucketed ones are alike in length."""
+def batches(pairs: Sequence[Pair], size: int) -> list[list[int]]:
+    """An epoch as lists of `size` indices alike in length, in random order, the same each time."""
     order = list(range(len(pairs)))
-    shuffle = random.Random(seed).shuffle
+    shuffle = random.Random(0).shuffle
     shuffle(order)
-    if bucketed:
-        order.sort(key=lambda i: (len(pairs[i][0]), len(pairs[i][1])))
+    order.sort(key=lambda i: (len(pairs[i][0]), len(pairs[i][1])))
     cut = [order[start : start + size] for start in range(0, len(order), size)]
     shuffle(cut)
     return cut
@@ -116,21 +115,21 @@ def collate(pairs: Iterable[Pair]) -> tuple[Tensor, Tensor, Tensor]:
     return pad_sequence(sources, padding_value=PAD), lengths, pad_sequence(targets)
 
 
-def update(model: nn.Module, optimiser: torch.optim.Optimizer) -> None:
-    """Clips the gradient's norm to CLIP and takes the optimiser's step."""
+def update(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Clips the gradient's norm to CLIP and takes the optimizer's step."""
     nn.utils.clip_grad_norm_(model.parameters(), CLIP)
-    optimiser.step()
+    optimizer.step()
 
 
 def train(
     model: nn.Module,
-    optimiser: torch.optim.Optimizer,
+    optimizer: torch.optim.Optimizer,
     pairs: Sequence[Pair],
     epoch: Iterable[Sequence[int]],
 ) -> None:
     """One pass over the batches of `epoch`, each a sequence of indices into `pairs`."""
     for batch in epoch:
         source, lengths, target = collate(pairs[i] for i in batch)
-        optimiser.zero_grad(set_to_none=True)
+        optimizer.zero_grad(set_to_none=True)
         model(source, lengths, target).backward()
-        update(model, optimiser)
+        update(model, optimizer)

@@ -36,7 +36,7 @@ def _config(folder: Path, name: str, data: Path, **options: object) -> Config:
 
 
 def _bits(run: Path) -> tuple[list[torch.Tensor], list[dict[str, str]]]:
-    """All that must not change: the last weights and optimiser state, and what was measured."""
+    """All that must not change: the last weights and optimizer state, and what was measured."""
     state = torch.load(run / "last.ckpt", weights_only=True)
     moments = state["optimizer_states"][0]["state"]
     tensors = [*state["state_dict"].values()]

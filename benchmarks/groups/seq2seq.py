@@ -22,7 +22,7 @@ BATCHES = 4
 def chosen_batches(point: Point) -> list[list[Pair]]:
     """BATCHES batches of B words from CMUdict, bucketed by length."""
     pairs, _, _ = pronunciations()
-    epoch = batches(pairs, point["B"], bucketed=True)
+    epoch = batches(pairs, point["B"])
     epoch = sorted((b for b in epoch if len(b) == point["B"]), key=lambda b: len(pairs[b[0]][0]))
     places = [(2 * k + 1) * len(epoch) // (2 * BATCHES) for k in range(BATCHES)]
     return [[pairs[i] for i in epoch[place]] for place in places]
@@ -49,7 +49,7 @@ def build(point: Point) -> Case:
     }
 
     def contestant(name: str, model: nn.Module) -> Contestant:
-        optimiser = torch.optim.Adam(model.parameters(), fused=True)
+        optimizer = torch.optim.Adam(model.parameters(), fused=True)
 
         def forward(i: int) -> Tensor:
             loss: Tensor = model(*inputs[i])
@@ -59,7 +59,7 @@ def build(point: Point) -> Case:
             name,
             forward,
             lambda loss, _: loss.backward(),
-            lambda: update(model, optimiser),
+            lambda: update(model, optimizer),
             list(model.parameters()),
             gradients=gradients[name],
         )
