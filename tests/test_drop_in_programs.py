@@ -173,7 +173,6 @@ def test_no_two_gradients_share_memory(make: Any, call: Any, how: str) -> None:
 
 
 @pytest.mark.filterwarnings("error::torch.jit.TracerWarning")
-@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 @pytest.mark.parametrize(
     ("make", "given"),
     [

@@ -265,23 +265,25 @@ def test_same_errors(name: str) -> None:
     fails_the_same(ERRORS.get(name) or SAME_TYPE[name], words=name in ERRORS)
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+class AllThree(nn.Module):
+    """Each of our modules that torch has too: ids [T,B] to h [B,6]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = fastchar.Embedding(7, 4, padding_idx=0)
+        self.lstm = fastchar.LSTM(4, 6, 2, bidirectional=True)
+        self.cell = fastchar.LSTMCell(12, 6)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        h: Tensor = self.cell(self.lstm(self.embedding(ids))[0][-1])[0]
+        return h
+
+
 @pytest.mark.filterwarnings("ignore:Converting a tensor to a Python:torch.jit.TracerWarning")
 def test_traces_run_at_other_sizes() -> None:
     """torch.jit.trace holds torch's own operations, so it needs nothing of ours and any T and B."""
 
-    class Model(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.embedding = fastchar.Embedding(7, 4, padding_idx=0)
-            self.lstm = fastchar.LSTM(4, 6, 2, bidirectional=True)
-            self.cell = fastchar.LSTMCell(12, 6)
-
-        def forward(self, ids: Tensor) -> Tensor:
-            h: Tensor = self.cell(self.lstm(self.embedding(ids))[0][-1])[0]
-            return h
-
-    model = Model()
+    model = AllThree()
     traced = torch.jit.trace(model, torch.randint(7, (5, 3)))
     assert "fastchar::" not in str(traced.inlined_graph)
     assert "aten::lstm" in str(traced.inlined_graph)
@@ -290,7 +292,6 @@ def test_traces_run_at_other_sizes() -> None:
         torch.testing.assert_close(traced(ids), model(ids))
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:Converting a tensor to a Python:torch.jit.TracerWarning")
 @pytest.mark.parametrize("how", ["packed", "lengths", "projected"])
 def test_ragged_traces_run_at_other_sizes(how: str) -> None:
@@ -323,23 +324,11 @@ def test_ragged_traces_run_at_other_sizes(how: str) -> None:
         torch.testing.assert_close(traced(*given), model(*given))
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 def test_scripted_models_run_torchs_own() -> None:
     """torch.jit.script takes models with ours in them: torch's modules, with the same parameters,
     stand in their places; what has no such twin says so."""
 
-    class Model(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.embedding = fastchar.Embedding(7, 4, padding_idx=0)
-            self.lstm = fastchar.LSTM(4, 6, 2, bidirectional=True)
-            self.cell = fastchar.LSTMCell(12, 6)
-
-        def forward(self, ids: Tensor) -> Tensor:
-            h: Tensor = self.cell(self.lstm(self.embedding(ids))[0][-1])[0]
-            return h
-
-    model, ids = Model(), torch.randint(7, (5, 3))
+    model, ids = AllThree(), torch.randint(7, (5, 3))
     parameters, expected = list(model.parameters()), model(ids)
     scripted = torch.jit.script(model)
     torch.testing.assert_close(scripted(ids), expected)
