@@ -7,6 +7,7 @@ import platform
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 import torch
@@ -14,17 +15,28 @@ from training_data import few_pairs, write_pairs
 
 from fastchar import CharLM, Seq2Seq, Vocabulary
 from fastchar.files import Pair
+from fastchar.models.attention import Score
 from fastchar.text import pad
+from fastchar.text.vocabulary import Mode, Normalization
 from fastchar.training import Config, InputError, train
-from fastchar.training.config import read_yaml
+from fastchar.training.config import read_yaml, without_none
 from fastchar.training.console import clock, make_console
 from fastchar.training.data import TextData, vocabularies
 from fastchar.training.evaluation import evaluate, text_loss
 from fastchar.training.folder import read_metrics
+from fastchar.training.schedules import Kind
 from fastchar.training.tasks import Seq2SeqTask
 
 pytestmark = pytest.mark.usefixtures("fast_runs")
 QUIET = make_console(stderr=True)
+CHOICES = {
+    "model": {Seq2Seq.model_name, CharLM.model_name},
+    "source_mode": {*get_args(Mode)},
+    "target_mode": {"auto", *get_args(Mode)},
+    "normalize": {*get_args(Normalization)},
+    "attention": {*get_args(Score)},
+    "schedule": {*get_args(Kind)},
+}
 STILL = {"learning_rate": 0.0, "dropout": 0.0, "embedding_dim": 8, "hidden_size": 12}
 
 
@@ -256,6 +268,12 @@ def test_bad_settings(setting: dict[str, object], message: str) -> None:
     with pytest.raises(InputError) as error:
         Config(**{"data": "x.tsv", **setting})  # type: ignore[arg-type]
     assert str(error.value) == message
+
+
+def test_choices_are_those_of_what_they_set() -> None:
+    """Config spells them out, so that `--help` needs no torch: none is missing, none too many."""
+    hints = get_type_hints(Config)
+    assert {name: set(get_args(without_none(hints[name]))) for name in CHOICES} == CHOICES
 
 
 def test_settings_from_yaml(tmp_path: Path) -> None:
