@@ -4,6 +4,7 @@ import copy
 import json
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -26,7 +27,7 @@ from benchmarks.covering import Point
 from benchmarks.groups import all_groups
 from benchmarks.interleave import Case, Timing
 from benchmarks.roofline import Roof
-from benchmarks.run import rounded
+from benchmarks.run import rounded, warn_of_contention
 from benchmarks.scaling import Costs
 from benchmarks.tables import Result
 from tests.error_rule import Sample
@@ -271,3 +272,20 @@ def test_descriptions_are_of_this_machine() -> None:
     roof = Roof.measure(side=64, copy_bytes=2**16)
     assert roof.flops_per_second > 0
     assert roof.bytes_per_second > 0
+
+
+def test_what_else_ran_is_measured_and_warned_of(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of 30 seconds of work in 20, this process did 28: a tenth of a core is others'."""
+    clock = SimpleNamespace(perf_counter=iter([100.0, 120.0]).__next__)
+    monkeypatch.setattr(machine, "time", clock)
+    monkeypatch.setattr(machine, "_busy_seconds", iter([500.0, 530.0]).__next__)
+    monkeypatch.setattr(machine, "_own_seconds", iter([5.0, 33.0]).__next__)
+    foreign = machine.Contention().foreign_cores()
+    assert foreign == pytest.approx(0.1)
+    for cores in (None, 0.05):
+        warn_of_contention({"group": "linear", "foreign_cores": cores})
+    assert capsys.readouterr().err == ""
+    warn_of_contention({"group": "linear", "foreign_cores": foreign})
+    assert "other processes used 0.10 cores during linear" in capsys.readouterr().err

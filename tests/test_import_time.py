@@ -1,8 +1,12 @@
-"""`import fastchar` costs no more than what it needs."""
+"""`import fastchar` costs no more than what it needs, and gives out what it names."""
 
 import os
 import subprocess
 import sys
+
+import pytest
+
+import fastchar
 
 
 def seconds(code: str) -> float:
@@ -33,3 +37,12 @@ def test_import_needs_torch_alone() -> None:
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_every_public_name_is_there_when_asked_for() -> None:
+    """Those that are loaded on first use are the ones that `dir` and `import *` name."""
+    assert {*fastchar._HOME, "__version__"} == {*fastchar.__all__} == {*dir(fastchar)}
+    for name in fastchar.__all__:
+        assert getattr(fastchar, name) is not None
+    with pytest.raises(AttributeError, match="module 'fastchar' has no attribute 'GRU'"):
+        fastchar.GRU  # noqa: B018
