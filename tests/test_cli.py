@@ -390,14 +390,8 @@ def test_progress_bar_shows_metrics(
     monkeypatch.setattr(callbacks.Bar, "INTERVAL", 0.0)
     with (tmp_path / "screen").open("w+", encoding="utf-8") as screen:
         console = Console(file=screen, force_terminal=True, width=120, highlight=False)
-        config = Config(
-            data=str(home / "pairs.tsv"),
-            out=str(tmp_path / "run"),
-            epochs=1,
-            embedding_dim=8,
-            hidden_size=8,
-        )
-        train(config, console)
+        small = {"epochs": 1, "embedding_dim": 8, "hidden_size": 8}
+        train(Config(str(home / "pairs.tsv"), out=str(tmp_path / "run"), **small), console)
         screen.seek(0)
         seen = screen.read()
     assert re.search(r"epoch 1/1.*\d+/\d+.*loss \d\.\d+ +[\d,]+ words/s", seen)
