@@ -31,7 +31,6 @@ import torch
 
 from benchmarks import gpu_points
 from benchmarks.gpu_report import Entry, markdown
-from fastchar.files import write_beside
 
 ROOT = Path(__file__).parent.parent
 _spec = importlib.util.spec_from_file_location("toolkit", ROOT / "csrc" / "cuda" / "build.py")
@@ -269,15 +268,18 @@ def nvcc_version() -> str:
 
 
 def save(result: Entry, folder: Path) -> None:
-    """Whenever this is killed, what was saved before is whole."""
+    """Beside, then renamed: whenever this is killed, what was saved before is whole.
+
+    By hand, since fastchar is imported by nothing here: it may not be built yet.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     texts = {
         "gpu_check.json": json.dumps(result, indent=1) + "\n",
         "gpu_check.md": markdown(result),
     }
     for name, text in texts.items():
-        with write_beside(folder / name) as stream:
-            stream.write(text)
+        (folder / f"{name}.new").write_text(text)
+        (folder / f"{name}.new").replace(folder / name)
 
 
 def main() -> int:
