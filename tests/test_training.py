@@ -21,6 +21,7 @@ from fastchar.training.console import clock, make_console
 from fastchar.training.data import TextData, vocabularies
 from fastchar.training.evaluation import evaluate, text_loss
 from fastchar.training.folder import read_metrics
+from fastchar.training.schedules import Schedule
 from fastchar.training.tasks import Seq2SeqTask
 
 pytestmark = pytest.mark.usefixtures("fast_runs")
@@ -100,6 +101,38 @@ def test_early_stopping(tmp_path: Path, pairs_file: Path) -> None:
     config = Config(data=str(pairs_file), out=str(tmp_path / "run"), epochs=9, patience=2, **STILL)
     train(config, QUIET)
     assert len(read_metrics(tmp_path / "run" / "metrics.csv")) == 3
+
+
+def test_an_epoch_with_a_lower_loss_is_a_better_one(tmp_path: Path) -> None:
+    """Early stopping and the best model go by the same rule: equal error rates don't stop a run
+    whose loss still falls."""
+    train_file, dev_file = (tmp_path / name for name in ("pairs.tsv", "dev.tsv"))
+    write_pairs(train_file, few_pairs()[:60])
+    write_pairs(dev_file, [(word, target + " Q") for word, target in few_pairs()[60:80]])
+    options = {**STILL, "learning_rate": 1e-3, "epochs": 6, "patience": 1}
+    config = Config(data=str(train_file), dev=str(dev_file), out=str(tmp_path / "run"), **options)
+    train(config, QUIET)
+    rows = read_metrics(tmp_path / "run" / "metrics.csv")
+    assert {row["dev_wer"] for row in rows} == {1.0}
+    losses = [row["dev_loss"] for row in rows]
+    assert losses == sorted(losses, reverse=True)
+    assert len(rows) == 6
+
+
+def test_the_rate_in_the_metrics_is_that_of_the_epoch(
+    tmp_path: Path, pairs_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`metrics.csv` has the learning rate that an epoch ended with, not that of the next one."""
+
+    def halve(schedule: Schedule, loss: float) -> None:
+        schedule._scale /= 2
+
+    monkeypatch.setattr(Schedule, "epoch_ended", halve)
+    settings = {"epochs": 3, "schedule": "plateau", "learning_rate": 0.001}
+    config = Config(data=str(pairs_file), out=str(tmp_path / "run"), **{**STILL, **settings})
+    train(config, QUIET)
+    rows = read_metrics(tmp_path / "run" / "metrics.csv")
+    assert [row["learning_rate"] for row in rows] == [0.001, 0.0005, 0.00025]
 
 
 def test_the_best_epoch_is_kept(

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Trainer, seed_everything
-from lightning.pytorch.callbacks import Callback, EarlyStopping
+from lightning.pytorch.callbacks import Callback
 from rich.console import Console
 from torch import Tensor, nn
 
@@ -180,9 +180,7 @@ def _fit(
     say(_describe(data))
     started = time.perf_counter()
     with signals_caught() as request:
-        callbacks: list[Callback] = [Bar(console), KeepRun(folder, request, say)]
-        if config.patience:
-            callbacks.append(_early_stopping(task, config.patience))
+        callbacks = [Bar(console), KeepRun(folder, request, say, config.patience)]
         trainer = _make_trainer(config, folder, callbacks)
         try:
             trainer.fit(
@@ -260,12 +258,6 @@ def _shorten_embeddings(model: nn.Module) -> None:
         for module in model.modules():
             if isinstance(module, nn.Embedding):
                 module.weight.mul_(0.3)
-
-
-def _early_stopping(task: Task, patience: int) -> EarlyStopping:
-    return EarlyStopping(
-        task.monitor, patience=patience, mode="min", check_on_train_epoch_end=False
-    )
 
 
 def _make_trainer(config: Config, folder: RunFolder, callbacks: list[Callback]) -> Trainer:

@@ -51,8 +51,8 @@ def sweep(
 ) -> Swept:
     """Train as ``config`` says, but with embeddings of each of ``sizes`` and with ``seeds`` seeds
     from ``config.seed`` on, each in a run folder of its own in the new folder ``config.out``; then
-    choose a size as :func:`fastchar.analysis.choice.choose` does, by the number that early stopping
-    watches.
+    choose a size as :func:`fastchar.analysis.choice.choose` does, by the number that tells which
+    epoch is the best.
 
     All read the same split of the data; a seed decides the initial weights, dropout and the order
     of batches. Raises :class:`InputError` before anything is written, and :class:`Interrupted`
