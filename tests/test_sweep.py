@@ -21,7 +21,7 @@ from fastchar.training.config import read_yaml
 from fastchar.training.console import make_console
 from fastchar.training.data import PairData, make_data, read_data
 from fastchar.training.folder import load_model, read_metrics
-from fastchar.training.sweep_report import Row
+from fastchar.training.sweep_report import Row, SweepFolder
 from fastchar.training.sweeping import Swept
 
 pytestmark = pytest.mark.usefixtures("fast_runs")
@@ -243,6 +243,21 @@ def test_resuming_a_sweep_that_has_ended(
     out = capsys.readouterr().out
     assert "this sweep has ended already" in out
     assert f"chosen: {whole.choice.size}, the smallest size with a mean WER within one " in out
+
+
+def test_a_folder_has_one_sweep_at_a_time(
+    tmp_path: Path, pairs_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second one would train the trial that the first one is at."""
+    config = _config(tmp_path / "s", pairs_file)
+    _stop(monkeypatch, 3)
+    with pytest.raises(Interrupted):
+        sweep(config, SIZES, SEEDS, QUIET)
+    with (
+        SweepFolder(config.out).held(),
+        pytest.raises(InputError, match="got one that is running"),
+    ):
+        resume_sweep(config.out, QUIET)
 
 
 def test_resume_refuses_other_data(

@@ -63,9 +63,11 @@ def train(config: Config, console: Console | None = None) -> Finished:
         data = make_data(config, content, held_out)
     task = make_task(config, data)
     folder.create()
-    config = keep_piped(config, folder, content, held_out)
-    save_config(config, folder.config, fastchar=__version__, torch=torch.__version__)
-    return _run(config, data, folder, console, task, resumed=False)
+    with folder.held():
+        folder.check_free()  # of a run that began while this one read its data
+        config = keep_piped(config, folder, content, held_out)
+        save_config(config, folder.config, fastchar=__version__, torch=torch.__version__)
+        return _run(config, data, folder, console, task, resumed=False)
 
 
 def resume(path: str | Path, console: Console | None = None) -> Finished:
@@ -77,6 +79,11 @@ def resume(path: str | Path, console: Console | None = None) -> Finished:
     folder = RunFolder(path)
     if not folder.config.is_file():
         raise InputError(f"{path}: expected a run folder with config.yaml, got none")
+    with folder.held():
+        return _resume(path, folder, console)
+
+
+def _resume(path: str | Path, folder: RunFolder, console: Console | None) -> Finished:
     settings = read_yaml(str(folder.config))
     if "data" not in settings:
         raise InputError(f"{folder.config}: expected the setting data, got none")
