@@ -16,6 +16,7 @@ from fastchar.cli.options import (
     Model,
     open_model,
     paragraphs,
+    typed,
 )
 from fastchar.cli.unseen import Unseen
 from fastchar.files import InputError, one_cell, read_pairs, read_text, write_beside
@@ -41,6 +42,7 @@ def register(app: typer.Typer) -> None:
 
 
 def evaluate(
+    ctx: typer.Context,
     model: Model,
     data: Annotated[
         str,
@@ -60,8 +62,10 @@ def evaluate(
 
     loaded = open_model(model, device)
     if isinstance(loaded, CharLM):
-        if errors is not None:
-            raise InputError("--errors: expected a seq2seq model, got a char_lm model")
+        for name in ("errors", "confusions", "beam", "length_penalty", "batch_size"):
+            if typed(ctx, name):
+                option = f"--{name.replace('_', '-')}"
+                raise InputError(f"{option}: expected a seq2seq model, got a char_lm model")
         _evaluate_text(loaded, data)
         return
     with write_beside(errors) if errors is not None else nullcontext() as stream:
