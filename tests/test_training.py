@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 from training_data import few_pairs, write_pairs
 
 from fastchar import CharLM, Seq2Seq, Vocabulary
 from fastchar.files import Pair
+from fastchar.models import seq2seq
 from fastchar.text import pad
 from fastchar.training import Config, InputError, train
 from fastchar.training.config import read_yaml
@@ -251,6 +253,36 @@ def test_two_spellings_are_one_word_to_a_model_that_reads_them_alike() -> None:
         if found.mistakes and words == 1:
             (mistake,) = found.mistakes
             assert (mistake.source, mistake.references) == ("caf\u00e9", ["A", "B", "C"])
+
+
+def test_bytes_that_are_no_text_are_one_symbol_each(
+    tmp_path: Path, pairs_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model of bytes that writes parts of letters only: each is one edit, not the three bytes of
+    the sign that stands for it in a text; in training as in `evaluate`."""
+    wrong = [b + 4 for b in b"\xff\xfe"]
+
+    def greedy(model: Seq2Seq, source: Tensor, *rest: object) -> tuple[list[list[int]], Tensor]:
+        B = source.shape[1]
+        return [wrong] * B, torch.zeros(B)
+
+    monkeypatch.setattr(Seq2Seq, "greedy", greedy)
+    monkeypatch.setattr(seq2seq, "greedy_search", lambda *given: greedy(None, given[3][None]))
+    options = {**STILL, "target_mode": "bytes", "epochs": 1}
+    dev = [("ab", "x"), ("cd", "y")]
+    config = Config(
+        data=str(pairs_file),
+        dev=str(write_pairs(tmp_path / "dev.tsv", dev)),
+        out=str(tmp_path / "run"),
+        **options,
+    )
+    model = train(config, QUIET).model
+    assert isinstance(model, Seq2Seq)
+    (row,) = read_metrics(tmp_path / "run" / "metrics.csv")
+    found = evaluate(model, dev)
+    assert row["dev_per"] == found.rates.per == 2
+    assert found.confusions.total() == 4
+    assert {got for _, got in found.confusions} == {"<0xFF>", "<0xFE>"}
 
 
 def test_what_a_target_symbol_is() -> None:

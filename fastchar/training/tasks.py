@@ -173,10 +173,9 @@ class Seq2SeqTask(Task):
         loss = self.model(batch.source, batch.source_lengths, batch.target)
         self.dev_loss.update(loss, int(batch.target_lengths.sum()) - batch.which.numel())
         found, _ = self.model.greedy(batch.source, batch.source_lengths)
-        target = self.model.target
+        symbols = self.model.target.symbols
         for i, ids in zip(batch.which.tolist(), found, strict=True):
-            symbols = target.split(target.decode(ids))
-            self.rates += count_errors(symbols, self.references[i])
+            self.rates += count_errors([symbols[j] for j in ids], self.references[i])
 
     def own_metrics(self, dev_loss: float) -> dict[str, float]:
         words_per_s = self.words / max(self.seconds, 1e-9)
