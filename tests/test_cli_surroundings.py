@@ -27,18 +27,31 @@ def _shell(command: str, **options: Any) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_a_folder_whose_name_is_no_utf8(home: Path, tmp_path: Path) -> None:
-    """Old disks have such names, and what is printed of them stands in the log as well."""
-    out = os.fsdecode(bytes(tmp_path) + b"/caf\xe9")
-    command = [sys.executable, "-m", "fastchar", "train", str(home / "pairs.tsv"), "--out", out]
-    done = subprocess.run(
-        [*command, *SMALL, "--epochs", "1"],
+def _fastchar(*args: str | Path) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [sys.executable, "-m", "fastchar", *args],
         capture_output=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
+
+
+def test_a_folder_whose_name_is_no_utf8(home: Path, tmp_path: Path) -> None:
+    """Old disks have such names, and what is printed of them stands in the log as well."""
+    out = os.fsdecode(bytes(tmp_path) + b"/caf\xe9")
+    done = _fastchar("train", home / "pairs.tsv", "--out", out, *SMALL, "--epochs", "1")
     assert done.returncode == 0, done.stderr.decode()
     assert b"caf\xe9" in Path(out, "log").read_bytes()
     assert b"caf\xe9" in done.stdout
+
+
+def test_export_to_a_folder_whose_name_is_no_utf8(home: Path, tmp_path: Path) -> None:
+    """onnxruntime takes no such names."""
+    for package in ("onnx", "onnxruntime"):
+        pytest.importorskip(package)
+    out = os.fsdecode(bytes(tmp_path) + b"/caf\xe9")
+    done = _fastchar("export", home / "g2p", out)
+    assert done.returncode == 0, done.stderr.decode()
+    assert Path(out, "encoder.onnx").is_file()
 
 
 def test_closed_streams(home: Path) -> None:
