@@ -315,7 +315,7 @@ def test_a_text(
     assert finished.choice.size == finished.choice.best == min(losses, key=losses.__getitem__)
     out = capsys.readouterr().out
     assert f"{min(losses.values()):.4f}" in out
-    assert "bits/char" in out
+    assert "bits/symbol" in out
     assert f"chosen: {finished.choice.size}, the size with the lowest loss; --seeds 3" in out
     assert finished.config.data == str(tmp_path / "moved" / "data.txt.gz")
 

@@ -33,7 +33,7 @@ HELP = """How well a model does on data that it was not trained on.
 
 For pairs: word errors (a word is right if it equals [bold]any[/] of its references), symbol errors
 (against the [bold]closest[/] reference) and the worst confusions. For a language model: nats and
-bits per character, and perplexity.
+bits per symbol, and perplexity.
 """
 
 

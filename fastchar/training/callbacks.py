@@ -132,7 +132,7 @@ def describe(record: dict[str, float], epochs: int | None, better: bool) -> str:
         parts += [f"WER {record['dev_wer']:6.2%}", f"PER {record['dev_per']:6.2%}"]
         parts += [f"{record['words_per_s']:,.0f} words/s"]
     else:
-        parts += [f"{record['dev_bits']:.3f} bits/char"]
+        parts += [f"{record['dev_bits']:.3f} bits/symbol"]
     parts += [f"{record['chars_per_s']:,.0f} chars/s", clock(record["seconds"])]
     return "  ".join(parts) + ("  best" if better else "")
 

@@ -299,8 +299,8 @@ def _quiet() -> None:
 def _describe(data: PairData | TextData) -> str:
     if isinstance(data, TextData):
         return (
-            f"{data.train.ids.numel():,} characters to train on, {data.dev.ids.numel():,} held "
-            f"out, {len(data.vocabulary)} symbols"
+            f"{data.train.ids.numel():,} symbols to train on, {data.dev.ids.numel():,} held "
+            f"out, a vocabulary of {len(data.vocabulary)}"
         )
     return (
         f"{len(data.train.source):,} pairs to train on, {len(data.references):,} words held out, "
