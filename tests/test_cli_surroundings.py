@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 from cli_runs import SMALL, ok, refused, run
 
+from fastchar.training import evaluation
+
 FASTCHAR = f"{sys.executable} -m fastchar"
 
 
@@ -108,6 +110,14 @@ def test_unseen_symbols_of_a_prompt(home: Path) -> None:
     assert done.stderr == warning
     assert done.stdout.startswith("aЖ")
     assert run("generate", home / "lm", "--prompt", "a", "--length", 3).stderr == ""
+
+
+def test_a_perplexity_beyond_all_numbers(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that diverged can be off by thousands of nats a symbol."""
+    for loss, expected in ((2000.0, "inf"), (2.0, "7.389")):
+        monkeypatch.setattr(evaluation, "text_loss", lambda *_, loss=loss, **__: loss)
+        perplexity = ok("evaluate", home / "lm", home / "text.txt").splitlines()[-1]
+        assert perplexity.split() == ["perplexity", expected]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Annotated
 
@@ -124,10 +125,12 @@ def _evaluate_text(model: CharLM, data: str) -> None:
     loss = text_loss(
         model, text, progress=lambda items, total: track(items, console, "reading", total)
     )
+    # Of a model that went astray it may be more than a number holds.
+    perplexity = math.exp(loss) if loss < math.log(sys.float_info.max) else math.inf
     typer.echo(f"symbols     {symbols:12,}")
     typer.echo(f"loss        {loss:12.4f}   nats per symbol")
     typer.echo(f"            {loss / math.log(2):12.4f}   bits per symbol")
-    typer.echo(f"perplexity  {math.exp(loss):12.3f}")
+    typer.echo(f"perplexity  {perplexity:12.3f}")
 
 
 def _print_confusions(confusions: Counter[Confusion], most: int) -> None:
