@@ -77,7 +77,9 @@ class Config:
     )
     out: str = _option(None, "Run folder, by default runs/NAME-OF-DATA.", "Data")
     source_mode: Literal["chars", "bytes", "separated"] = _option(
-        "chars", "What a symbol is, in sources and in plain text.", "Data"
+        "chars",
+        "What a symbol is, in sources and in plain text; separated: what stands between spaces.",
+        "Data",
     )
     target_mode: Literal["auto", "chars", "bytes", "separated"] = _option(
         "auto",
