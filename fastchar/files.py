@@ -213,7 +213,16 @@ def folder_beside(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def write_beside(path: str | Path) -> Iterator[TextIO]:
-    """A UTF-8 text file, zipped if its name ends in ``.gz``, written as :func:`beside` does."""
+    """A UTF-8 text file, zipped if its name ends in ``.gz``, written as :func:`beside` does.
+
+    ``/dev/stdout`` and ``/dev/stderr`` are written on from where they are: the shell may have made
+    files of them, which have more in them than this.
+    """
+    number = {"/dev/stdout": 1, "/dev/stderr": 2}.get(str(path))
+    if number is not None:
+        with open(os.dup(number), "w", encoding="utf-8", newline="\n") as stream:
+            yield stream
+        return
     open_ = gzip.open if str(path).endswith(".gz") else open
     with beside(path) as place, open_(place, "wt", encoding="utf-8", newline="\n") as stream:
         yield stream

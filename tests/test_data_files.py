@@ -126,6 +126,16 @@ def test_two_spellings_of_a_source_are_one_source() -> None:
     assert len(data.train.source) == 2 * (len(words) - len(data.references))
 
 
+def test_blanks_between_symbols_make_no_other_source() -> None:
+    """To a model of separated symbols `K AE T` is the same word with a blank at its end."""
+    words = [f"K AE {n}" for n in range(200)]
+    pairs = [(word + blank, target) for word in words for blank, target in (("", "x"), (" ", "y"))]
+    data = make_data(Config(data="-", source_mode="separated", hidden_size=1), pairs)
+    assert isinstance(data, PairData)
+    assert all(targets == ["x", "y"] for targets in data.references.values())
+    assert len(data.train.source) == 2 * (len(words) - len(data.references))
+
+
 @pytest.mark.parametrize("count", [2, 3, 10, 40])
 def test_few_sources_are_enough(count: int) -> None:
     """Even if none of them is among the 5 % by its hash, as happens to two files of 10 in three."""

@@ -21,7 +21,7 @@ from fastchar.training.config import read_yaml
 from fastchar.training.console import make_console
 from fastchar.training.data import PairData, make_data, read_data
 from fastchar.training.folder import load_model, read_metrics
-from fastchar.training.sweep_report import Row
+from fastchar.training.sweep_report import Row, SweepFolder
 from fastchar.training.sweeping import Swept
 
 pytestmark = pytest.mark.usefixtures("fast_runs")
@@ -245,6 +245,21 @@ def test_resuming_a_sweep_that_has_ended(
     assert f"chosen: {whole.choice.size}, the smallest size with a mean WER within one " in out
 
 
+def test_a_folder_has_one_sweep_at_a_time(
+    tmp_path: Path, pairs_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second one would train the trial that the first one is at."""
+    config = _config(tmp_path / "s", pairs_file)
+    _stop(monkeypatch, 3)
+    with pytest.raises(Interrupted):
+        sweep(config, SIZES, SEEDS, QUIET)
+    with (
+        SweepFolder(config.out).held(),
+        pytest.raises(InputError, match="got one that is running"),
+    ):
+        resume_sweep(config.out, QUIET)
+
+
 def test_resume_refuses_other_data(
     tmp_path: Path, pairs_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -300,7 +315,7 @@ def test_a_text(
     assert finished.choice.size == finished.choice.best == min(losses, key=losses.__getitem__)
     out = capsys.readouterr().out
     assert f"{min(losses.values()):.4f}" in out
-    assert "bits/char" in out
+    assert "bits/symbol" in out
     assert f"chosen: {finished.choice.size}, the size with the lowest loss; --seeds 3" in out
     assert finished.config.data == str(tmp_path / "moved" / "data.txt.gz")
 

@@ -11,10 +11,12 @@ from typing import get_args, get_type_hints
 
 import pytest
 import torch
+from torch import Tensor
 from training_data import few_pairs, write_pairs
 
 from fastchar import CharLM, Seq2Seq, Vocabulary
 from fastchar.files import Pair
+from fastchar.models import seq2seq
 from fastchar.models.attention import Score
 from fastchar.text import pad
 from fastchar.text.vocabulary import Mode, Normalization
@@ -24,7 +26,7 @@ from fastchar.training.console import clock, make_console
 from fastchar.training.data import TextData, vocabularies
 from fastchar.training.evaluation import evaluate, text_loss
 from fastchar.training.folder import read_metrics
-from fastchar.training.schedules import Kind
+from fastchar.training.schedules import Kind, Schedule
 from fastchar.training.tasks import Seq2SeqTask
 
 pytestmark = pytest.mark.usefixtures("fast_runs")
@@ -112,6 +114,38 @@ def test_early_stopping(tmp_path: Path, pairs_file: Path) -> None:
     config = Config(data=str(pairs_file), out=str(tmp_path / "run"), epochs=9, patience=2, **STILL)
     train(config, QUIET)
     assert len(read_metrics(tmp_path / "run" / "metrics.csv")) == 3
+
+
+def test_an_epoch_with_a_lower_loss_is_a_better_one(tmp_path: Path) -> None:
+    """Early stopping and the best model go by the same rule: equal error rates don't stop a run
+    whose loss still falls."""
+    train_file, dev_file = (tmp_path / name for name in ("pairs.tsv", "dev.tsv"))
+    write_pairs(train_file, few_pairs()[:60])
+    write_pairs(dev_file, [(word, target + " Q") for word, target in few_pairs()[60:80]])
+    options = {**STILL, "learning_rate": 1e-3, "epochs": 6, "patience": 1}
+    config = Config(data=str(train_file), dev=str(dev_file), out=str(tmp_path / "run"), **options)
+    train(config, QUIET)
+    rows = read_metrics(tmp_path / "run" / "metrics.csv")
+    assert {row["dev_wer"] for row in rows} == {1.0}
+    losses = [row["dev_loss"] for row in rows]
+    assert losses == sorted(losses, reverse=True)
+    assert len(rows) == 6
+
+
+def test_the_rate_in_the_metrics_is_that_of_the_epoch(
+    tmp_path: Path, pairs_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`metrics.csv` has the learning rate that an epoch ended with, not that of the next one."""
+
+    def halve(schedule: Schedule, loss: float) -> None:
+        schedule._scale /= 2
+
+    monkeypatch.setattr(Schedule, "epoch_ended", halve)
+    settings = {"epochs": 3, "schedule": "plateau", "learning_rate": 0.001}
+    config = Config(data=str(pairs_file), out=str(tmp_path / "run"), **{**STILL, **settings})
+    train(config, QUIET)
+    rows = read_metrics(tmp_path / "run" / "metrics.csv")
+    assert [row["learning_rate"] for row in rows] == [0.001, 0.0005, 0.00025]
 
 
 def test_the_best_epoch_is_kept(
@@ -230,6 +264,36 @@ def test_two_spellings_are_one_word_to_a_model_that_reads_them_alike() -> None:
         found = evaluate(Seq2Seq(source, target, embedding_dim=4, hidden_size=4), pairs)
         assert found.rates.words == len(words)
         assert {mistake.source: mistake.references for mistake in found.mistakes} == words
+
+
+def test_bytes_that_are_no_text_are_one_symbol_each(
+    tmp_path: Path, pairs_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model of bytes that writes parts of letters only: each is one edit, not the three bytes of
+    the sign that stands for it in a text; in training as in `evaluate`."""
+    wrong = [b + 4 for b in b"\xff\xfe"]
+
+    def greedy(model: Seq2Seq, source: Tensor, *rest: object) -> tuple[list[list[int]], Tensor]:
+        B = source.shape[1]
+        return [wrong] * B, torch.zeros(B)
+
+    monkeypatch.setattr(Seq2Seq, "greedy", greedy)
+    monkeypatch.setattr(seq2seq, "greedy_search", lambda *given: greedy(None, given[3][None]))
+    options = {**STILL, "target_mode": "bytes", "epochs": 1}
+    dev = [("ab", "x"), ("cd", "y")]
+    config = Config(
+        data=str(pairs_file),
+        dev=str(write_pairs(tmp_path / "dev.tsv", dev)),
+        out=str(tmp_path / "run"),
+        **options,
+    )
+    model = train(config, QUIET).model
+    assert isinstance(model, Seq2Seq)
+    (row,) = read_metrics(tmp_path / "run" / "metrics.csv")
+    found = evaluate(model, dev)
+    assert row["dev_per"] == found.rates.per == 2
+    assert found.confusions.total() == 4
+    assert {got for _, got in found.confusions} == {"<0xFF>", "<0xFE>"}
 
 
 def test_what_a_target_symbol_is() -> None:

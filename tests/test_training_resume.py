@@ -22,7 +22,7 @@ from training_data import few_pairs, write_pairs
 from fastchar.training import Config, InputError, resume, train
 from fastchar.training.callbacks import Interrupted, KeepRun, signals_caught
 from fastchar.training.console import make_console
-from fastchar.training.folder import read_metrics
+from fastchar.training.folder import RunFolder, read_metrics
 from fastchar.training.tasks import Seq2SeqTask
 
 pytestmark = pytest.mark.usefixtures("fast_runs")
@@ -125,6 +125,41 @@ def test_text_same_bits_after_a_stop(tmp_path: Path, monkeypatch: pytest.MonkeyP
             train(stopped, QUIET)
     resume(stopped.out, QUIET)
     _assert_same(Path(stopped.out), Path(whole.out))
+
+
+def test_a_folder_has_one_training_at_a_time(
+    tmp_path: Path, pairs_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two would both write metrics.csv and last.ckpt, and neither run could be resumed."""
+    config = _config(tmp_path, "run", pairs_file, **PAIRS)
+    refused: list[str] = []
+
+    def in_between(run: KeepRun, trainer: Any, *rest: Any) -> None:
+        with pytest.raises(InputError, match="got one that is running") as error:
+            resume(config.out, QUIET)
+        refused.append(str(error.value))
+
+    monkeypatch.setattr(KeepRun, "on_train_batch_end", in_between)
+    train(config, QUIET)
+    assert refused
+    resume(config.out, QUIET)
+
+
+def test_a_run_that_began_in_the_meantime(
+    tmp_path: Path, pairs_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two that begin in one folder, the one that is later to read its data is refused."""
+    config = _config(tmp_path, "run", pairs_file, **PAIRS)
+    create = RunFolder.create
+
+    def create_late(folder: RunFolder) -> None:
+        create(folder)
+        folder.config.write_text("epochs: 5\n")
+
+    monkeypatch.setattr(RunFolder, "create", create_late)
+    with pytest.raises(InputError, match="expected no run in this folder yet"):
+        train(config, QUIET)
+    assert (tmp_path / "run" / "config.yaml").read_text() == "epochs: 5\n"
 
 
 def test_resume_refuses_other_data(

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 
 import pytest
 import torch
@@ -47,17 +48,32 @@ def test_bytes_round_trip(text: str) -> None:
     assert vocabulary.decode(ids) == text == vocabulary.join(vocabulary.split(text))
 
 
-@given(st.lists(st.text(st.characters(exclude_characters="|"), min_size=1)))
+@given(st.lists(st.just("\n") | st.text(st.characters(exclude_characters="|\n"), min_size=1)))
 def test_separated_round_trip(symbols: list[str]) -> None:
     """Symbols of any length survive with a separator of one's own."""
     vocabulary = Vocabulary.build(["|".join(symbols)], mode="separated", separator="|")
     assert vocabulary.split("|".join(symbols)) == symbols
-    assert vocabulary.decode(vocabulary.encode("|".join(symbols))) == "|".join(symbols)
+    text = vocabulary.decode(vocabulary.encode("|".join(symbols)))
+    assert text == re.sub(r"\|?\n\|?", "\n", "|".join(symbols))  # lines end without one
+    assert vocabulary.split(text) == symbols
 
 
 def test_separators_in_a_row_count_as_one() -> None:
     """Stray blanks in a phone string are no symbols."""
     assert Vocabulary.build(["AH  B "], mode="separated").split(" AH   B") == ["AH", "B"]
+
+
+def test_a_line_end_is_a_symbol_of_its_own() -> None:
+    """In a text of a word a line, the last phone of one and the first of the next are two."""
+    text = "K AE T\nD AO G\n\nAH"
+    vocabulary = Vocabulary.build([text], mode="separated")
+    assert vocabulary.split(text) == ["K", "AE", "T", "\n", "D", "AO", "G", "\n", "\n", "AH"]
+    assert vocabulary.decode(vocabulary.encode(text)) == text
+    assert "".join(vocabulary.decode_stream(vocabulary.encode("K AE"), after="T\n")) == "K AE"
+    assert Vocabulary.build(["AH B\nK"], mode="separated", separator="\n").split("K\nAH B") == [
+        "K",
+        "AH B",
+    ]
 
 
 @given(ANY_TEXT, st.sampled_from(["chars", "bytes", "separated"]))
@@ -172,6 +188,7 @@ def test_is_immutable() -> None:
         ({"symbols": ["ab"]}, "symbols: mode 'chars' expects one code point, got 'ab'"),
         ({"symbols": ["a b"], "mode": "separated"}, "symbols: expected no ' '"),
         ({"symbols": [""], "mode": "separated"}, "symbols: expected no ' '"),
+        ({"symbols": ["T\nD"], "mode": "separated"}, "symbols: expected a line end"),
         ({"symbols": "a", "mode": "words"}, "mode: expected one of"),
         ({"symbols": "a", "normalize": "nfc"}, "normalize: expected one of"),
         ({"symbols": "a", "separator": ""}, "separator: expected at least one"),

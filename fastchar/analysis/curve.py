@@ -13,7 +13,7 @@ from fastchar.analysis.style import BLUE, GREY, GRID, ORANGE, RED, new_figure, s
 
 @styled
 def plot_curve(rows: Sequence[Mapping[str, float]], path: str | Path) -> None:
-    """The rows of a ``metrics.csv`` as curves: losses, and error rates or bits a character."""
+    """The rows of a ``metrics.csv`` as curves: losses, and error rates or bits a symbol."""
     figure, (left, right) = new_figure(9.6, 3.8, 1, 2)
     epochs = [row["epoch"] for row in rows]
     marker = "o" if len(rows) <= 40 else ""
@@ -37,7 +37,7 @@ def plot_curve(rows: Sequence[Mapping[str, float]], path: str | Path) -> None:
         _mark_best(right, epochs, symbols, "{:.1%}", ORANGE)
     else:
         line(right, "dev_bits", "held out", BLUE)
-        right.set_title("bits per character")
+        right.set_title("bits per symbol")
         _mark_best(right, epochs, [row["dev_bits"] for row in rows], "{:.3f}", BLUE)
     for axis in (left, right):
         axis.set_xlabel("epoch")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +17,7 @@ from fastchar.cli.options import (
     Model,
     open_model,
     paragraphs,
+    typed,
 )
 from fastchar.cli.unseen import Unseen
 from fastchar.files import InputError, one_cell, read_pairs, read_text, write_beside
@@ -32,7 +34,7 @@ HELP = """How well a model does on data that it was not trained on.
 
 For pairs: word errors (a word is right if it equals [bold]any[/] of its references), symbol errors
 (against the [bold]closest[/] reference) and the worst confusions. For a language model: nats and
-bits per character, and perplexity.
+bits per symbol, and perplexity.
 """
 
 
@@ -41,6 +43,7 @@ def register(app: typer.Typer) -> None:
 
 
 def evaluate(
+    ctx: typer.Context,
     model: Model,
     data: Annotated[
         str,
@@ -60,8 +63,10 @@ def evaluate(
 
     loaded = open_model(model, device)
     if isinstance(loaded, CharLM):
-        if errors is not None:
-            raise InputError("--errors: expected a seq2seq model, got a char_lm model")
+        for name in ("errors", "confusions", "beam", "length_penalty", "batch_size"):
+            if typed(ctx, name):
+                option = f"--{name.replace('_', '-')}"
+                raise InputError(f"{option}: expected a seq2seq model, got a char_lm model")
         _evaluate_text(loaded, data)
         return
     with write_beside(errors) if errors is not None else nullcontext() as stream:
@@ -120,10 +125,12 @@ def _evaluate_text(model: CharLM, data: str) -> None:
     loss = text_loss(
         model, text, progress=lambda items, total: track(items, console, "reading", total)
     )
+    # Of a model that went astray it may be more than a number holds.
+    perplexity = math.exp(loss) if loss < math.log(sys.float_info.max) else math.inf
     typer.echo(f"symbols     {symbols:12,}")
     typer.echo(f"loss        {loss:12.4f}   nats per symbol")
     typer.echo(f"            {loss / math.log(2):12.4f}   bits per symbol")
-    typer.echo(f"perplexity  {math.exp(loss):12.3f}")
+    typer.echo(f"perplexity  {perplexity:12.3f}")
 
 
 def _print_confusions(confusions: Counter[Confusion], most: int) -> None:

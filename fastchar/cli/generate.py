@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from fastchar.cli.options import Device, Model, open_char_lm, paragraphs
+from fastchar.cli.unseen import Unseen
 from fastchar.files import InputError
 
 HELP = "Print text drawn from a language model, character by character."
@@ -47,6 +48,9 @@ def generate(
         )
     except ValueError as error:
         raise InputError(str(error)) from None
+    unseen = Unseen(loaded.vocabulary)
+    unseen.add(prompt)
+    unseen.warn()
     print(prompt, end="", flush=True)
     for piece in pieces:
         print(piece, end="", flush=True)

@@ -32,6 +32,12 @@ def paragraphs(text: str) -> str:
     return re.sub(r"(?<!\n)\n(?!\n)", " ", text.strip())
 
 
+def typed(ctx: typer.Context, name: str) -> bool:
+    """Whether an option was given, and is not there by default."""
+    source = ctx.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
 def open_model(path: str, device: str) -> Seq2Seq | CharLM:
     """The model in ``path``, ready to predict. Raises :class:`InputError`."""
     from fastchar.training.device import choose_device

@@ -134,16 +134,17 @@ def _as_they_come(batch_size: int) -> Iterator[list[str]]:
 
 def _with_bar(batches: Iterator[list[str]], source: str, output: str | None) -> Iterator[list[str]]:
     """A bar on standard error, unless somebody types, or reads the output as it comes."""
-    typed = source == "-" and sys.stdin.isatty()
+    typed = source == "-" and sys.stdin is not None and sys.stdin.isatty()
     if typed or (output is None and sys.stdout.isatty()):
         yield from batches
         return
     from fastchar.training.console import make_bar, make_console
 
     with make_bar(make_console(stderr=True)) as bar:
-        # What is no file can be read only once, and bad lines are for the batches to find.
+        # What is no file can be read only once, zipped lines take long to count, and bad ones are
+        # for the batches to find.
         total = None
-        if Path(source).is_file() and not bar.disable:
+        if Path(source).is_file() and not source.endswith(".gz") and not bar.disable:
             with open(source, "rb") as stream:
                 total = sum(1 for _ in stream)
         task = bar.add_task("predicting", total=total)

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 from typer.models import OptionInfo
 
+from fastchar.cli.options import typed
 from fastchar.files import InputError
 from fastchar.training.config import DEFAULTS, Config, read_yaml, without_none
 
@@ -62,19 +63,13 @@ def given(ctx: typer.Context, settings: dict[str, Any]) -> tuple[str | None, dic
     resumed = settings.pop("resume")
     file = settings.pop("config")
     found = {} if file is None else read_yaml(file)
-    found |= {name: value for name, value in settings.items() if _typed(ctx, name)}
+    found |= {name: value for name, value in settings.items() if typed(ctx, name)}
     if resumed is not None and found:
         names = ", ".join(sorted(found))
         raise InputError(f"--resume: expected no other settings (the run's own hold), got {names}")
     if resumed is None and found.get("data") is None:
         raise InputError("DATA: expected a file (or - for standard input), got none")
     return resumed, found
-
-
-def _typed(ctx: typer.Context, name: str) -> bool:
-    """Whether an option was given, and is not there by default."""
-    source = ctx.get_parameter_source(name)
-    return source is not None and source.name == "COMMANDLINE"
 
 
 def keyword(name: str, annotation: Any, info: Any, default: Any = None) -> inspect.Parameter:

@@ -38,8 +38,9 @@ def check(model: Seq2Seq | CharLM, folder: Path) -> float:
 
     graphs = graphs_of(model)
     sessions = {
+        # Its contents, since a path need not be UTF-8.
         name: onnxruntime.InferenceSession(
-            folder / f"{name}.onnx", providers=["CPUExecutionProvider"]
+            (folder / f"{name}.onnx").read_bytes(), providers=["CPUExecutionProvider"]
         )
         for name in graphs
     }

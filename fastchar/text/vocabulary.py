@@ -25,7 +25,8 @@ class Vocabulary:
         mode: what a symbol is. `"chars"`: a Unicode code point, so that combining marks and
             the parts of an emoji are symbols of their own and every text survives the round
             trip; `"bytes"`: a byte of the UTF-8 text, so that nothing is ever unknown;
-            `"separated"`: what stands between `separator`s, such as phones.
+            `"separated"`: what stands between `separator`s, such as phones; a line end is a symbol
+            of its own, not a part of those beside it.
         separator: between symbols in mode `"separated"`; several in a row count as one.
         normalize: Unicode normal form that every text is brought to first, `None` for as is.
             `"NFC"` makes one code point of e and its combining acute.
@@ -157,6 +158,8 @@ class Vocabulary:
         if self._mode == "bytes":
             # Lone surrogates, which Python strings may hold, are no reason to stop either.
             return [BYTE_SYMBOLS[b] for b in text.encode("utf-8", "surrogatepass")]
+        if "\n" not in self._separator:
+            text = text.replace("\n", f"{self._separator}\n{self._separator}")
         return [s for s in text.split(self._separator) if s]
 
     def join(self, symbols: Iterable[str]) -> str:
@@ -185,9 +188,9 @@ class Vocabulary:
 
         The pieces join to what `decode` gives; a character of several bytes comes whole. They go on
         from the text `after`, if there is any: a separator parts them from it, unless it ends in
-        one.
+        one, or a line does.
         """
-        apart = bool(after) and not after.endswith(self._separator)
+        apart = bool(after) and not after.endswith((self._separator, "\n"))
         return self._pieces(self._symbols_of(ids), apart=apart)
 
     def _symbols_of(self, ids: Iterable[int]) -> Iterator[str]:
@@ -206,8 +209,9 @@ class Vocabulary:
         if self._mode == "chars":
             yield from symbols
         elif self._mode == "separated":
-            for n, symbol in enumerate(symbols):
-                yield self._separator + symbol if n or apart else symbol
+            for symbol in symbols:
+                yield self._separator + symbol if apart and symbol != "\n" else symbol
+                apart = symbol != "\n"
         else:
             utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
             for symbol in symbols:
@@ -260,3 +264,6 @@ def _check_symbols(symbols: tuple[str, ...], mode: Mode, separator: str) -> None
             raise ValueError(f"symbols: mode 'chars' expects one code point, got {symbol!r}")
         if mode == "separated" and (not symbol or separator in symbol):
             raise ValueError(f"symbols: expected no {separator!r} and not '', got {symbol!r}")
+        alone = "\n" not in symbol or symbol == "\n" or "\n" in separator
+        if mode == "separated" and not alone:
+            raise ValueError(f"symbols: expected a line end to be one by itself, got {symbol!r}")

@@ -64,24 +64,30 @@ def signals_caught() -> Iterator[StopRequest]:
 
 
 class KeepRun(Checkpoint):
-    """Writes the run folder after each epoch, and in mid-epoch when a stop is requested.
+    """Writes the run folder after each epoch, and in mid-epoch when a stop is requested; ends the
+    run after ``patience`` epochs without a better one, unless that is 0.
 
     A ``Checkpoint``, because Lightning runs those last, when everyone else's state is final.
     """
 
-    def __init__(self, folder: RunFolder, request: StopRequest, say: Say) -> None:
+    def __init__(
+        self, folder: RunFolder, request: StopRequest, say: Say, patience: int = 0
+    ) -> None:
         self.folder = folder
         self.request = request
         self.say = say
+        self.patience = patience
         # Lower is better; the loss decides between equal error rates.
         self.best = [float("inf"), float("inf")]
+        self.since_best = 0  # epochs
         self.ended = False
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best, "ended": self.ended}
+        return {"best": self.best, "since_best": self.since_best, "ended": self.ended}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.best, self.ended = state_dict["best"], state_dict["ended"]
+        self.best, self.since_best = state_dict["best"], state_dict["since_best"]
+        self.ended = state_dict["ended"]
 
     def on_train_batch_end(
         self, trainer: Trainer, task: Any, outputs: Any, batch: Any, batch_idx: int
@@ -102,6 +108,10 @@ class KeepRun(Checkpoint):
         score = [record[task.monitor], record["dev_loss"]]
         better = score < self.best
         self.best = min(self.best, score)
+        self.since_best = 0 if better else self.since_best + 1
+        # Not by Lightning's EarlyStopping, which looks at one number: error rates are equal often.
+        if self.patience and self.since_best >= self.patience:
+            trainer.should_stop = True
         self.ended = trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs
         self.folder.append_metrics(record)
         self.say(describe(record, trainer.max_epochs, better))
@@ -122,7 +132,7 @@ def describe(record: dict[str, float], epochs: int | None, better: bool) -> str:
         parts += [f"WER {record['dev_wer']:6.2%}", f"PER {record['dev_per']:6.2%}"]
         parts += [f"{record['words_per_s']:,.0f} words/s"]
     else:
-        parts += [f"{record['dev_bits']:.3f} bits/char"]
+        parts += [f"{record['dev_bits']:.3f} bits/symbol"]
     parts += [f"{record['chars_per_s']:,.0f} chars/s", clock(record["seconds"])]
     return "  ".join(parts) + ("  best" if better else "")
 

@@ -77,7 +77,9 @@ class Config:
     )
     out: str = _option(None, "Run folder, by default runs/NAME-OF-DATA.", "Data")
     source_mode: Literal["chars", "bytes", "separated"] = _option(
-        "chars", "What a symbol is, in sources and in plain text.", "Data"
+        "chars",
+        "What a symbol is, in sources and in plain text; separated: what stands between spaces.",
+        "Data",
     )
     target_mode: Literal["auto", "chars", "bytes", "separated"] = _option(
         "auto",
@@ -125,7 +127,7 @@ class Config:
     warmup: int = _option(
         200, "Steps of linear warm-up, a tenth of all steps at most.", "Training", min=0
     )
-    clip: float = _option(1.0, "Largest norm of a gradient.", "Training", min=0)
+    clip: float = _option(1.0, "Largest norm of a gradient; 0: any.", "Training", min=0)
     patience: int = _option(
         0, "Stop after so many epochs without a better one; 0: never.", "Training", min=0
     )

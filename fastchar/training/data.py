@@ -161,13 +161,18 @@ def make_data(
 
 
 def _normalized(pairs: list[Pair], config: Config) -> list[Pair]:
-    """As the vocabularies will bring them to a normal form, so that two spellings of one source
-    are one source, on one side of the split."""
+    """Sources as the model will read them, so that two spellings of one, by another normal form or
+    with blanks more or less between separated symbols, are one source, on one side of the split;
+    and targets in the normal form."""
+    reader = Vocabulary.build([], mode=config.source_mode, normalize=config.normalize)
     form = config.normalize
-    if form is None:
-        return pairs
-    normalize = unicodedata.normalize
-    return [(normalize(form, source), normalize(form, target)) for source, target in pairs]
+    return [
+        (
+            reader.join(reader.split(source)),
+            target if form is None else unicodedata.normalize(form, target),
+        )
+        for source, target in pairs
+    ]
 
 
 def _hold_out(config: Config, pairs: list[Pair]) -> tuple[list[Pair], list[Pair]]:

@@ -51,9 +51,9 @@ def evaluate(
 ) -> Evaluation:
     """The best hypothesis of every source against all of its references.
 
-    The model is shown the sources and nothing else. Symbols are those that the target vocabulary
-    splits a text into. Sources of which the model reads the same symbols, such as two spellings
-    with one normal form, are one, by the name of the first.
+    The model is shown the sources and nothing else. Symbols are those that the model writes, and
+    those that its vocabulary splits a reference into. Sources of which the model reads the same
+    symbols, such as two spellings with one normal form, are one, by the name of the first.
     """
     names: dict[tuple[str, ...], str] = {}
     references = references_of(
@@ -69,7 +69,8 @@ def evaluate(
             chunk, beam=beam, length_penalty=length_penalty, batch_size=batch_size
         )
         for word, (best, *_) in zip(chunk, predicted, strict=True):
-            hypothesis = split(best.text)
+            # Not those of its text: bytes that are no UTF-8 would be three each in it.
+            hypothesis = [model.target.symbols[i] for i in best.ids]
             reference, edits = closest(hypothesis, [split(r) for r in references[word]])
             result.rates += ErrorRates(1, int(edits > 0), len(reference), edits)
             if edits:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import shlex
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -69,8 +72,32 @@ class RunFolder:
         except OSError as error:
             raise InputError(f"{self.path}: expected a folder, got: {error.strerror}") from None
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Inside, the folder is this training's own. Raises :class:`InputError` if another one that
+        still runs has it."""
+        import fcntl  # which only some systems have, and models can be loaded without
+
+        folder = os.open(self.path, os.O_RDONLY)
+        try:
+            try:
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise InputError(
+                    f"{self.path}: expected no training in this folder, got one that is running"
+                ) from None
+            except OSError:  # a file system without locks
+                pass
+            yield
+        finally:
+            os.close(folder)
+
     def append_log(self, line: str) -> None:
-        with writing(self.log), open(self.log, "a", encoding="utf-8") as stream:
+        # A path need not be UTF-8, and comes out as it is.
+        with (
+            writing(self.log),
+            open(self.log, "a", encoding="utf-8", errors="surrogateescape") as stream,
+        ):
             stream.write(line + "\n")
 
     def append_metrics(self, record: dict[str, float]) -> None:

@@ -29,7 +29,7 @@ def write_report(
     plot_embedding(embeddings(model), folder.embedding)
     if isinstance(model, CharLM):
         loss = min(row["dev_loss"] for row in rows)
-        say(f"held out: {loss:.4f} nats, {loss / math.log(2):.3f} bits a character")
+        say(f"held out: {loss:.4f} nats, {loss / math.log(2):.3f} bits a symbol")
         return
     assert isinstance(data, PairData)
     pairs = [(word, target) for word, targets in data.references.items() for target in targets]

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Trainer, seed_everything
-from lightning.pytorch.callbacks import Callback, EarlyStopping
+from lightning.pytorch.callbacks import Callback
 from rich.console import Console
 from torch import Tensor, nn
 
@@ -63,9 +63,11 @@ def train(config: Config, console: Console | None = None) -> Finished:
         data = make_data(config, content, held_out)
     task = make_task(config, data)
     folder.create()
-    config = keep_piped(config, folder, content, held_out)
-    save_config(config, folder.config, fastchar=__version__, torch=torch.__version__)
-    return _run(config, data, folder, console, task, resumed=False)
+    with folder.held():
+        folder.check_free()  # of a run that began while this one read its data
+        config = keep_piped(config, folder, content, held_out)
+        save_config(config, folder.config, fastchar=__version__, torch=torch.__version__)
+        return _run(config, data, folder, console, task, resumed=False)
 
 
 def resume(path: str | Path, console: Console | None = None) -> Finished:
@@ -77,6 +79,11 @@ def resume(path: str | Path, console: Console | None = None) -> Finished:
     folder = RunFolder(path)
     if not folder.config.is_file():
         raise InputError(f"{path}: expected a run folder with config.yaml, got none")
+    with folder.held():
+        return _resume(path, folder, console)
+
+
+def _resume(path: str | Path, folder: RunFolder, console: Console | None) -> Finished:
     settings = read_yaml(str(folder.config))
     if "data" not in settings:
         raise InputError(f"{folder.config}: expected the setting data, got none")
@@ -180,9 +187,7 @@ def _fit(
     say(_describe(data))
     started = time.perf_counter()
     with signals_caught() as request:
-        callbacks: list[Callback] = [Bar(console), KeepRun(folder, request, say)]
-        if config.patience:
-            callbacks.append(_early_stopping(task, config.patience))
+        callbacks = [Bar(console), KeepRun(folder, request, say, config.patience)]
         trainer = _make_trainer(config, folder, callbacks)
         try:
             trainer.fit(
@@ -262,12 +267,6 @@ def _shorten_embeddings(model: nn.Module) -> None:
                 module.weight.mul_(0.3)
 
 
-def _early_stopping(task: Task, patience: int) -> EarlyStopping:
-    return EarlyStopping(
-        task.monitor, patience=patience, mode="min", check_on_train_epoch_end=False
-    )
-
-
 def _make_trainer(config: Config, folder: RunFolder, callbacks: list[Callback]) -> Trainer:
     logger: Any = False
     if config.tensorboard:
@@ -300,8 +299,8 @@ def _quiet() -> None:
 def _describe(data: PairData | TextData) -> str:
     if isinstance(data, TextData):
         return (
-            f"{data.train.ids.numel():,} characters to train on, {data.dev.ids.numel():,} held "
-            f"out, {len(data.vocabulary)} symbols"
+            f"{data.train.ids.numel():,} symbols to train on, {data.dev.ids.numel():,} held "
+            f"out, a vocabulary of {len(data.vocabulary)}"
         )
     return (
         f"{len(data.train.source):,} pairs to train on, {len(data.references):,} words held out, "

@@ -24,7 +24,7 @@ _FORMS = {
     "dev_wer": ("WER", "{:.2%}"),
     "dev_per": ("PER", "{:.2%}"),
     "dev_loss": ("loss", "{:.4f}"),
-    "dev_bits": ("bits/char", "{:.4f}"),
+    "dev_bits": ("bits/symbol", "{:.4f}"),
 }
 
 

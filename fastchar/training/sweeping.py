@@ -51,8 +51,8 @@ def sweep(
 ) -> Swept:
     """Train as ``config`` says, but with embeddings of each of ``sizes`` and with ``seeds`` seeds
     from ``config.seed`` on, each in a run folder of its own in the new folder ``config.out``; then
-    choose a size as :func:`fastchar.analysis.choice.choose` does, by the number that early stopping
-    watches.
+    choose a size as :func:`fastchar.analysis.choice.choose` does, by the number that tells which
+    epoch is the best.
 
     All read the same split of the data; a seed decides the initial weights, dropout and the order
     of batches. Raises :class:`InputError` before anything is written, and :class:`Interrupted`
@@ -69,9 +69,11 @@ def sweep(
         data = make_data(config, content, held_out)
     make_task(dataclasses.replace(config, embedding_dim=sizes[-1]), data)  # is there room for it?
     folder.create()
-    config = keep_piped(config, folder, content, held_out)
-    study = _create_study(config, sizes, seeds, data.fingerprint, folder)
-    return _run(config, study, folder, console)
+    with folder.held():
+        _check_free(folder)  # of a sweep that began while this one read its data
+        config = keep_piped(config, folder, content, held_out)
+        study = _create_study(config, sizes, seeds, data.fingerprint, folder)
+        return _run(config, study, folder, console)
 
 
 def resume_sweep(path: str | Path, console: Console | None = None) -> Swept:
@@ -82,6 +84,13 @@ def resume_sweep(path: str | Path, console: Console | None = None) -> Swept:
     """
     _optuna()
     folder = SweepFolder(path)
+    if not folder.study.is_file():
+        raise InputError(f"{folder.path}: expected a sweep with {folder.study.name}, got none")
+    with folder.held():
+        return _resume(path, folder, console)
+
+
+def _resume(path: str | Path, folder: SweepFolder, console: Console | None) -> Swept:
     study = _open_study(folder)
     config = Config(**moved_to(path, study.user_attrs["settings"]))
     console = console or make_console()
@@ -160,8 +169,6 @@ def _create_study(
 
 
 def _open_study(folder: SweepFolder) -> Study:
-    if not folder.study.is_file():
-        raise InputError(f"{folder.path}: expected a sweep with {folder.study.name}, got none")
     # A line that a full disk or a kill cut short would swallow the next one.
     content = folder.study.read_bytes()
     if content and not content.endswith(b"\n"):

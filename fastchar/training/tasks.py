@@ -92,7 +92,6 @@ class Task(LightningModule):
     def on_validation_epoch_end(self) -> None:
         seconds = max(self.seconds, 1e-9)
         dev_loss = float(self.dev_loss.compute())
-        self.schedule.epoch_ended(dev_loss)
         self.record = {
             "epoch": self.current_epoch + 1,
             "step": self.global_step,
@@ -103,7 +102,9 @@ class Task(LightningModule):
             "chars_per_s": self.characters / seconds,
             "seconds": self.seconds,
         }
-        # For early stopping and TensorBoard.
+        # After the record, which has the rate of the epoch's own last step.
+        self.schedule.epoch_ended(dev_loss)
+        # For TensorBoard.
         self.log_dict({k: v for k, v in self.record.items() if k not in ("epoch", "step")})
         self._reset_sums()
         self.loss_sum = self.loss_sum.to(self.device)
@@ -172,10 +173,9 @@ class Seq2SeqTask(Task):
         loss = self.model(batch.source, batch.source_lengths, batch.target)
         self.dev_loss.update(loss, int(batch.target_lengths.sum()) - batch.which.numel())
         found, _ = self.model.greedy(batch.source, batch.source_lengths)
-        target = self.model.target
+        symbols = self.model.target.symbols
         for i, ids in zip(batch.which.tolist(), found, strict=True):
-            symbols = target.split(target.decode(ids))
-            self.rates += count_errors(symbols, self.references[i])
+            self.rates += count_errors([symbols[j] for j in ids], self.references[i])
 
     def own_metrics(self, dev_loss: float) -> dict[str, float]:
         words_per_s = self.words / max(self.seconds, 1e-9)
