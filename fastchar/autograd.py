@@ -34,11 +34,22 @@ def _embedding_backward(ctx: Any, grad: Tensor) -> Grads:
 
 
 def scatter_add(grad: Tensor, ids: Tensor, *options: Any) -> Tensor:
-    """`embedding_backward`, which is its own second derivative but knows no forward mode."""
-    if forward_ad._current_level >= 0:
+    """`embedding_backward`, which is its own second derivative where ops have one at all."""
+    if _torchs_alone(grad):
         return reference.embedding_backward(grad, ids, *options)
     rows: Tensor = embedding_backward(grad.contiguous(), ids, *options)
     return rows
+
+
+def _torchs_alone(grad: Tensor) -> bool:
+    """Whether a derivative of what is done to `grad` has to come from torch's operations.
+
+    So in forward mode, and for the graph of a batch of gradients (is_grads_batched): our op would
+    get each of them alone, without one.
+    """
+    if forward_ad._current_level >= 0:
+        return True
+    return torch.is_grad_enabled() and torch._C._functorch.is_legacy_batchedtensor(grad)
 
 
 def _embedding_backward_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -52,7 +63,7 @@ def _embedding_backward_backward(ctx: Any, grad: Tensor) -> Grads:
     if ctx.padding_idx >= 0 or ctx.by_freq:
         scale = row_scale(ids, ctx.num_weights, ctx.padding_idx, ctx.by_freq)
         grad = grad * scale.to(grad.dtype).unsqueeze(1)
-    if forward_ad._current_level >= 0:
+    if _torchs_alone(grad):
         return reference.embedding(ids, grad), None, None, None, None
     return embedding(grad.contiguous(), ids, -1, False), None, None, None, None
 
@@ -282,12 +293,13 @@ def _reduced_loss_backward(ctx: Any, grad_loss: Tensor | None, *_: None) -> Grad
 def _hand_out_unscaled(factor: Tensor) -> bool:
     """Whether saved gradients may go out as they are: factor is 1, as in `loss.backward()`.
 
-    That saves a pass over [N,H]. Not while compiling, where the value isn't there, and not when
-    the graph is kept: a second backward would hand out the same memory again.
+    That saves a pass over [N,H]. Not while compiling nor in a batch of gradients, where the value
+    isn't there, and not when the graph is kept: a second backward would hand out the same memory.
     """
     return (
         type(factor) is Tensor
         and factor.device.type == "cpu"
+        and not torch._C._functorch.is_legacy_batchedtensor(factor)
         and factor.item() == 1
         and not torch._C._autograd._get_current_graph_task_keep_graph()
     )
