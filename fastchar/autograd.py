@@ -113,24 +113,25 @@ def for_both(bias: Tensor | None, of_b_ih: bool, of_b_hh: bool) -> tuple[Tensor 
 
 
 def step_weight_gradients(
-    gates: Tensor, x: Tensor, h: Tensor, needs: tuple[bool, ...]
+    gates: Tensor, x: Tensor | None, h: Tensor | None, needs: tuple[bool, ...]
 ) -> tuple[Tensor | None, ...]:
     """Of w_ih [4H,E], w_hh [4H,H] and the biases [4H], from rows of any number of steps.
 
-    gates [N,4H] are the gradients of the pre-activations, x [N,E] and h [N,H].
+    gates [N,4H] are the gradients of the pre-activations, x [N,E] and h [N,H], None where their
+    weight needs none.
     """
     need_bias = needs[2] or needs[3]
-    grad_ih, grad_bias = _weight_gradients(gates, x, needs[0], need_bias)
-    grad_hh, _ = _weight_gradients(gates, h, needs[1], False)
+    grad_ih, grad_bias = _weight_gradients(gates, x, need_bias)
+    grad_hh, _ = _weight_gradients(gates, h, False)
     return grad_ih, grad_hh, *for_both(grad_bias, *needs[2:])
 
 
 def _weight_gradients(
-    grad: Tensor, x: Tensor, need_weight: bool, need_bias: bool
+    grad: Tensor, x: Tensor | None, need_bias: bool
 ) -> tuple[Tensor | None, Tensor | None]:
-    """dW [N,K] and db [N] of y = x W^T + b, from dy [M,N] and x [M,K]."""
-    if differentiated() or not need_weight:
-        of_weight = grad.t() @ x if need_weight else None
+    """dW [N,K] and db [N] of y = x W^T + b, from dy [M,N] and x [M,K], or None for no dW."""
+    if differentiated() or x is None:
+        of_weight = None if x is None else grad.t() @ x
         return of_weight, grad.sum(0) if need_bias else None
     of_weight, of_bias = _linear_weight_grad(grad, x, need_bias)
     return of_weight, of_bias if need_bias else None
@@ -242,7 +243,7 @@ def _linear_backward(ctx: Any, grad: Tensor) -> Grads:
     grad_x = None
     if need_x:
         grad_x = grad @ weight if differentiated() else _linear_input_grad(grad, weight)
-    return grad_x, *_weight_gradients(grad, x, need_weight, need_bias)
+    return grad_x, *_weight_gradients(grad, x if need_weight else None, need_bias)
 
 
 def _loss_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

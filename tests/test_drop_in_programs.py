@@ -3,6 +3,7 @@
 As in `test_drop_in_semantics.py`: a case must end the same with our classes as with torch's.
 """
 
+import weakref
 from typing import Any
 
 import pytest
@@ -102,6 +103,42 @@ def refuse(*_: Any) -> None:
     raise KeyError("mine")
 
 
+def frozen_and_changed(asking: str) -> Case:
+    """Inputs and states of a cell are changed after it where no weight's gradient reads them."""
+
+    def case(m: Any) -> Any:
+        cell = m.LSTMCell(4, 6)
+        for name, p in cell.named_parameters():
+            p.requires_grad_(name == asking)
+        x, h, c = (t.clone().requires_grad_() for t in (X[0], H[0], H[0]))
+        given, state = x * 1, (h * 1, c * 1)
+        y, _ = cell(given, state)
+        with torch.no_grad():
+            if asking != "weight_ih":
+                given.zero_()
+            if asking != "weight_hh":
+                state[0].zero_()
+        y.square().sum().backward()
+        return [t.grad for t in (x, h, c, *cell.parameters()) if t.requires_grad]
+
+    return case
+
+
+def failed_backward(m: Any) -> Any:
+    """Of a loop whose backward ended in an error in the middle nothing stays."""
+    cell = m.LSTMCell(4, 6)
+    given = [x.clone() for x in X]
+    kept = [weakref.ref(x) for x in given]
+    states = [cell(given[0])]
+    for x in given[1:]:
+        states.append(cell(x, states[-1]))
+    states[2][0].register_hook(refuse)
+    with pytest.raises(KeyError):
+        states[-1][0].sum().backward()
+    del given, states, x
+    return [ref() is None for ref in kept]
+
+
 def of_lstm(*args: Any, **kwargs: Any) -> Any:
     return lambda m: (m.LSTM(*args, **kwargs), lambda lstm: [lstm(X)[0]])
 
@@ -128,6 +165,12 @@ CASES: dict[str, Case] = {
     "states of a packed batch detached": detached(
         lambda m: (m.LSTM(4, 6), pack_padded_sequence(X, [5, 3, 2]), X)
     ),
+    "a frozen cell's arguments changed": frozen_and_changed(""),
+    **{
+        f"arguments changed, gradients of {name} alone": frozen_and_changed(name)
+        for name in ("weight_ih", "weight_hh", "bias_hh")
+    },
+    "a backward that fails": failed_backward,
     "gradients within inference": gradients_within_inference,
     "own names": own_names,
     "own size": own_check("get_expected_hidden_size", lambda *_: (1, 3, 6)),
