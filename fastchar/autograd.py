@@ -19,6 +19,7 @@ from fastchar import reference
 from fastchar.calls import Grads, contiguous, differentiable, differentiated, last
 from fastchar.reference.embedding import row_scale
 from fastchar.reference.layers import mask_padding
+from fastchar.routing import floats
 
 
 def _embedding_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -28,9 +29,11 @@ def _embedding_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _embedding_backward(ctx: Any, grad: Tensor) -> Grads:
+    """Of a table in half precision the sums are float32's on the CPU, and rounded once."""
     (ids,) = ctx.saved_tensors
-    options = (ctx.num_weights, ctx.padding_idx, ctx.by_freq)
-    return scatter_add(grad, ids, *options), None, None, None
+    wide = grad if grad.is_cuda else floats([grad])[0]
+    rows = scatter_add(wide, ids, ctx.num_weights, ctx.padding_idx, ctx.by_freq)
+    return rows.to(grad.dtype), None, None, None
 
 
 def scatter_add(grad: Tensor, ids: Tensor, *options: Any) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from drop_in import IDS, PACKED, Case, H, X, ends_the_same, fails_the_same, trained
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastchar
 
@@ -227,3 +228,36 @@ def test_no_two_gradients_share_memory(make: Any, call: Any, how: str) -> None:
 def test_a_trace_warns_of_nothing(make: Any, given: Tensor) -> None:
     """As torch's two: nothing in it depends on the sizes of the example. (nn.LSTM's does warn.)"""
     torch.jit.trace(make(), given)
+
+
+class Largest(TorchDispatchMode):
+    """The most elements that a tensor made meanwhile has."""
+
+    size = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        self.size = max(self.size, *(t.numel() for t in torch.utils._pytree.tree_leaves(out)))
+        return out
+
+
+@pytest.mark.native
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_lookup_makes_no_other_table(dtype: torch.dtype) -> None:
+    """Rows are copied as they are, in half precision too, for an LSTM behind them as well; of the
+    gradient the sums are float32's, rounded once."""
+    embedding, pair = fastchar.Embedding(999, 5, 0), fastchar.EmbeddingLSTM(999, 5, 6)
+    ids = torch.randint(9, (40, 3))
+    for module in (embedding, pair):
+        module.to(dtype)
+        with torch.no_grad(), Largest() as largest:
+            module(ids)
+        assert 0 < largest.size < 999 * 5
+    rows = embedding(ids)
+    assert torch.equal(rows, embedding.weight[ids])
+    wide = fastchar.Embedding(999, 5, 0)
+    grad = torch.randn(rows.shape).to(dtype)
+    rows.backward(grad)
+    wide(ids).backward(grad.float())
+    assert wide.weight.grad is not None
+    assert torch.equal(embedding.weight.grad, wide.weight.grad.to(dtype))
