@@ -73,7 +73,6 @@ def _embedding_backward_backward(ctx: Any, grad: Tensor) -> Grads:
 
 def _cell_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     ctx.save_for_backward(inputs[1], output[2])
-    ctx.set_materialize_grads(False)
 
 
 def _cell_backward(
@@ -87,7 +86,6 @@ def _cell_backward(
 
 def _step_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     ctx.save_for_backward(*inputs[:5], output[2])
-    ctx.set_materialize_grads(False)
 
 
 def _step_backward(ctx: Any, *grads: Tensor | None) -> Grads:
@@ -177,7 +175,6 @@ def _sequence_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...
     # Not gates.shape[0] = T where there is no table: an int argument would fix T for the compiler.
     ctx.num_rows = 0 if ids is None else gates.shape[0]
     ctx.save_for_backward(ids, w_hh, h0, c0, lengths, y, act, cell)
-    ctx.set_materialize_grads(False)
 
 
 def _sequence_backward(
@@ -252,12 +249,9 @@ def _linear_backward(ctx: Any, grad: Tensor) -> Grads:
 def _loss_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     *tensors, ctx.ignore_index, ctx.label_smoothing = inputs
     ctx.save_for_backward(*tensors)
-    ctx.set_materialize_grads(False)
 
 
-def _loss_backward(ctx: Any, grad_loss: Tensor | None) -> Grads:
-    if grad_loss is None:
-        return (None,) * 7
+def _loss_backward(ctx: Any, grad_loss: Tensor) -> Grads:
     input, weight, bias, target, class_weight = ctx.saved_tensors
     options = (ctx.ignore_index, ctx.label_smoothing)
     arguments = (input, weight, bias, target, class_weight, *options)
@@ -272,12 +266,9 @@ def _reduced_loss_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor,
     *tensors, ctx.ignore_index, ctx.label_smoothing, ctx.mean, ctx.grad = inputs
     ctx.save_for_backward(*tensors, *output[1:])
     ctx.mark_non_differentiable(*output[1:])
-    ctx.set_materialize_grads(False)
 
 
-def _reduced_loss_backward(ctx: Any, grad_loss: Tensor | None, *_: None) -> Grads:
-    if grad_loss is None:
-        return (None,) * 9
+def _reduced_loss_backward(ctx: Any, grad_loss: Tensor, *_: None) -> Grads:
     if not ctx.grad:
         raise ValueError("fastchar::linear_cross_entropy_reduced: gradients need grad=True")
     input, weight, bias, target, class_weight, *grads = ctx.saved_tensors

@@ -17,7 +17,6 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> Non
     x, table, w_ih, _, _, w_hh, h0, c0, lengths, ctx.padding_idx, ctx.reverse, ctx.saved = inputs
     y, _, _, act, cell = output
     ctx.save_for_backward(act, cell, y, x, table, w_ih, w_hh, h0, c0, lengths)
-    ctx.set_materialize_grads(False)
 
 
 def _backward(

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from drop_in import IDS, PACKED, Case, H, X, ends_the_same, fails_the_same, trained
+from drop_in import IDS, PACKED, Case, H, X, ends_the_same, fails_the_same, made, trained
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -125,6 +125,27 @@ def frozen_and_changed(asking: str) -> Case:
     return case
 
 
+class Blocked(torch.autograd.Function):
+    """Lets values through, but no gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> None:  # type: ignore[override]
+        return None
+
+
+def no_gradient_comes(m: Any) -> Any:
+    """Then there is none for the weights, rather than zeros with which an optimizer would step."""
+    found = []
+    for module, call in made(m):
+        Blocked.apply(call()).sum().backward()
+        found.append([p.grad is None for p in module.parameters()])
+    return found
+
+
 def failed_backward(m: Any) -> Any:
     """Of a loop whose backward ended in an error in the middle nothing stays."""
     cell = m.LSTMCell(4, 6)
@@ -172,6 +193,7 @@ CASES: dict[str, Case] = {
         for name in ("weight_ih", "weight_hh", "bias_hh")
     },
     "a backward that fails": failed_backward,
+    "no gradient comes": no_gradient_comes,
     "gradients within inference": gradients_within_inference,
     "own names": own_names,
     "own size": own_check("get_expected_hidden_size", lambda *_: (1, 3, 6)),
