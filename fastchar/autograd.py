@@ -19,6 +19,7 @@ from fastchar import reference
 from fastchar.calls import Grads, contiguous, differentiable, differentiated, last
 from fastchar.reference.embedding import row_scale
 from fastchar.reference.layers import mask_padding
+from fastchar.routing import floats
 
 
 def _embedding_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -28,17 +29,30 @@ def _embedding_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _embedding_backward(ctx: Any, grad: Tensor) -> Grads:
+    """Of a table in half precision the sums are float32's on the CPU, and rounded once."""
     (ids,) = ctx.saved_tensors
-    options = (ctx.num_weights, ctx.padding_idx, ctx.by_freq)
-    return scatter_add(grad, ids, *options), None, None, None
+    wide = grad if grad.is_cuda else floats([grad])[0]
+    rows = scatter_add(wide, ids, ctx.num_weights, ctx.padding_idx, ctx.by_freq)
+    return rows.to(grad.dtype), None, None, None
 
 
 def scatter_add(grad: Tensor, ids: Tensor, *options: Any) -> Tensor:
-    """`embedding_backward`, which is its own second derivative but knows no forward mode."""
-    if forward_ad._current_level >= 0:
+    """`embedding_backward`, which is its own second derivative where ops have one at all."""
+    if _torchs_alone(grad):
         return reference.embedding_backward(grad, ids, *options)
     rows: Tensor = embedding_backward(grad.contiguous(), ids, *options)
     return rows
+
+
+def _torchs_alone(grad: Tensor) -> bool:
+    """Whether a derivative of what is done to `grad` has to come from torch's operations.
+
+    So in forward mode, and for the graph of a batch of gradients (is_grads_batched): our op would
+    get each of them alone, without one.
+    """
+    if forward_ad._current_level >= 0:
+        return True
+    return torch.is_grad_enabled() and torch._C._functorch.is_legacy_batchedtensor(grad)
 
 
 def _embedding_backward_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -52,14 +66,13 @@ def _embedding_backward_backward(ctx: Any, grad: Tensor) -> Grads:
     if ctx.padding_idx >= 0 or ctx.by_freq:
         scale = row_scale(ids, ctx.num_weights, ctx.padding_idx, ctx.by_freq)
         grad = grad * scale.to(grad.dtype).unsqueeze(1)
-    if forward_ad._current_level >= 0:
+    if _torchs_alone(grad):
         return reference.embedding(ids, grad), None, None, None, None
     return embedding(grad.contiguous(), ids, -1, False), None, None, None, None
 
 
 def _cell_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     ctx.save_for_backward(inputs[1], output[2])
-    ctx.set_materialize_grads(False)
 
 
 def _cell_backward(
@@ -73,7 +86,6 @@ def _cell_backward(
 
 def _step_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     ctx.save_for_backward(*inputs[:5], output[2])
-    ctx.set_materialize_grads(False)
 
 
 def _step_backward(ctx: Any, *grads: Tensor | None) -> Grads:
@@ -102,24 +114,25 @@ def for_both(bias: Tensor | None, of_b_ih: bool, of_b_hh: bool) -> tuple[Tensor 
 
 
 def step_weight_gradients(
-    gates: Tensor, x: Tensor, h: Tensor, needs: tuple[bool, ...]
+    gates: Tensor, x: Tensor | None, h: Tensor | None, needs: tuple[bool, ...]
 ) -> tuple[Tensor | None, ...]:
     """Of w_ih [4H,E], w_hh [4H,H] and the biases [4H], from rows of any number of steps.
 
-    gates [N,4H] are the gradients of the pre-activations, x [N,E] and h [N,H].
+    gates [N,4H] are the gradients of the pre-activations, x [N,E] and h [N,H], None where their
+    weight needs none.
     """
     need_bias = needs[2] or needs[3]
-    grad_ih, grad_bias = _weight_gradients(gates, x, needs[0], need_bias)
-    grad_hh, _ = _weight_gradients(gates, h, needs[1], False)
+    grad_ih, grad_bias = _weight_gradients(gates, x, need_bias)
+    grad_hh, _ = _weight_gradients(gates, h, False)
     return grad_ih, grad_hh, *for_both(grad_bias, *needs[2:])
 
 
 def _weight_gradients(
-    grad: Tensor, x: Tensor, need_weight: bool, need_bias: bool
+    grad: Tensor, x: Tensor | None, need_bias: bool
 ) -> tuple[Tensor | None, Tensor | None]:
-    """dW [N,K] and db [N] of y = x W^T + b, from dy [M,N] and x [M,K]."""
-    if differentiated() or not need_weight:
-        of_weight = grad.t() @ x if need_weight else None
+    """dW [N,K] and db [N] of y = x W^T + b, from dy [M,N] and x [M,K], or None for no dW."""
+    if differentiated() or x is None:
+        of_weight = None if x is None else grad.t() @ x
         return of_weight, grad.sum(0) if need_bias else None
     of_weight, of_bias = _linear_weight_grad(grad, x, need_bias)
     return of_weight, of_bias if need_bias else None
@@ -162,7 +175,6 @@ def _sequence_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...
     # Not gates.shape[0] = T where there is no table: an int argument would fix T for the compiler.
     ctx.num_rows = 0 if ids is None else gates.shape[0]
     ctx.save_for_backward(ids, w_hh, h0, c0, lengths, y, act, cell)
-    ctx.set_materialize_grads(False)
 
 
 def _sequence_backward(
@@ -231,18 +243,15 @@ def _linear_backward(ctx: Any, grad: Tensor) -> Grads:
     grad_x = None
     if need_x:
         grad_x = grad @ weight if differentiated() else _linear_input_grad(grad, weight)
-    return grad_x, *_weight_gradients(grad, x, need_weight, need_bias)
+    return grad_x, *_weight_gradients(grad, x if need_weight else None, need_bias)
 
 
 def _loss_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     *tensors, ctx.ignore_index, ctx.label_smoothing = inputs
     ctx.save_for_backward(*tensors)
-    ctx.set_materialize_grads(False)
 
 
-def _loss_backward(ctx: Any, grad_loss: Tensor | None) -> Grads:
-    if grad_loss is None:
-        return (None,) * 7
+def _loss_backward(ctx: Any, grad_loss: Tensor) -> Grads:
     input, weight, bias, target, class_weight = ctx.saved_tensors
     options = (ctx.ignore_index, ctx.label_smoothing)
     arguments = (input, weight, bias, target, class_weight, *options)
@@ -257,12 +266,9 @@ def _reduced_loss_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor,
     *tensors, ctx.ignore_index, ctx.label_smoothing, ctx.mean, ctx.grad = inputs
     ctx.save_for_backward(*tensors, *output[1:])
     ctx.mark_non_differentiable(*output[1:])
-    ctx.set_materialize_grads(False)
 
 
-def _reduced_loss_backward(ctx: Any, grad_loss: Tensor | None, *_: None) -> Grads:
-    if grad_loss is None:
-        return (None,) * 9
+def _reduced_loss_backward(ctx: Any, grad_loss: Tensor, *_: None) -> Grads:
     if not ctx.grad:
         raise ValueError("fastchar::linear_cross_entropy_reduced: gradients need grad=True")
     input, weight, bias, target, class_weight, *grads = ctx.saved_tensors
@@ -282,12 +288,13 @@ def _reduced_loss_backward(ctx: Any, grad_loss: Tensor | None, *_: None) -> Grad
 def _hand_out_unscaled(factor: Tensor) -> bool:
     """Whether saved gradients may go out as they are: factor is 1, as in `loss.backward()`.
 
-    That saves a pass over [N,H]. Not while compiling, where the value isn't there, and not when
-    the graph is kept: a second backward would hand out the same memory again.
+    That saves a pass over [N,H]. Not while compiling nor in a batch of gradients, where the value
+    isn't there, and not when the graph is kept: a second backward would hand out the same memory.
     """
     return (
         type(factor) is Tensor
         and factor.device.type == "cpu"
+        and not torch._C._functorch.is_legacy_batchedtensor(factor)
         and factor.item() == 1
         and not torch._C._autograd._get_current_graph_task_keep_graph()
     )

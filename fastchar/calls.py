@@ -56,6 +56,8 @@ def direct(name: str) -> Call:
 def differentiable(name: str, setup: Call, backward: Call) -> Call:
     """Registers an op's derivative and returns what calls the op.
 
+    Gradients of outputs that nobody used come to `backward` as None, but not all at once.
+
     The registered one is for compilers. Either is a Function, which costs less than what
     torch.library makes of a formula, and whose forward is the plain op: that is what stays of the
     op in a graph from which autograd has been taken out.
@@ -64,10 +66,17 @@ def differentiable(name: str, setup: Call, backward: Call) -> Call:
 
     def forward(ctx: Any, *args: Any) -> Any:
         output = plain(*args)
+        ctx.set_materialize_grads(False)
         setup(ctx, args, output)
         return output
 
-    methods = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
+    def backward_of_some(ctx: Any, *grads: Tensor | None) -> Grads:
+        if all(grad is None for grad in grads):  # then the arguments get none either, as in torch
+            return (None,) * len(ctx.needs_input_grad)
+        gradients: Grads = backward(ctx, *grads)
+        return gradients
+
+    methods = {"forward": staticmethod(forward), "backward": staticmethod(backward_of_some)}
     apply = bare_apply(type(name, (Function,), methods))
 
     def recording(*args: Any) -> Any:

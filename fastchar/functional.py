@@ -58,18 +58,14 @@ def embedding(
     IndexError for an id outside 0..V-1, before anything is written. `max_norm`, `sparse` and
     tables without rows (whose errors are others) run on torch's own code.
     """
-    dtype = None
-    if max_norm is None and not sparse and ids_served(input):
-        dtype = kernel_dtype((weight,))
-    if dtype is None or weight.dim() != 2 or weight.shape[0] == 0:
+    served = max_norm is None and not sparse and ids_served(input)
+    if not served or kernel_dtype((weight,)) is None or weight.dim() != 2 or weight.shape[0] == 0:
         return reference.embedding(
             input, weight, padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse
         )
     row = _padding_row(padding_idx, weight)
-    given = weight.dtype
-    cast = weight if given is dtype else weight.to(dtype)
-    rows: Tensor = index_error(ops.embedding, cast, input, row, scale_grad_by_freq)
-    return rows if given is dtype else rows.to(given)
+    rows: Tensor = index_error(ops.embedding, weight, input, row, scale_grad_by_freq)
+    return rows
 
 
 def _padding_row(padding_idx: int | None, weight: Tensor) -> int:
@@ -266,7 +262,10 @@ def embedding_lstm(
         dtype is None
         or not ids_served(ids)
         or has_projection(params, has_biases, num_layers, bidirectional)
-        or (not _whole_layers(weight) and by_step.numel() < weight.shape[0])
+        or (
+            by_step.numel() < weight.shape[0]
+            and (not _whole_layers(weight) or weight.dtype is not dtype)
+        )
     ):
         if lengths is not None:
             by_step = mask_padding(by_step, lengths)

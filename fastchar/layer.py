@@ -17,7 +17,6 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> Non
     x, table, w_ih, _, _, w_hh, h0, c0, lengths, ctx.padding_idx, ctx.reverse, ctx.saved = inputs
     y, _, _, act, cell = output
     ctx.save_for_backward(act, cell, y, x, table, w_ih, w_hh, h0, c0, lengths)
-    ctx.set_materialize_grads(False)
 
 
 def _backward(
@@ -71,9 +70,9 @@ def _by_reference(ctx: Any, *grads: Tensor | None) -> tuple[Tensor, ...]:
     grad_x = gates @ w_ih
     if table is not None:
         grad_x = scatter_add(grad_x, ids, table.shape[0], ctx.padding_idx, False)
-    rows = gates.flatten(0, 1)
+    rows = gates.reshape(-1, gates.shape[2])  # no flatten: a batch of gradients knows none
     grad_bias = rows.sum(0)
-    grad_w_ih = rows.t() @ x.flatten(0, 1)
+    grad_w_ih = rows.t() @ x.reshape(-1, x.shape[2])
     return grad_x, grad_w_ih, *for_both(grad_bias, True, True), grad_w_hh, grad_h0, grad_c0
 
 

@@ -18,7 +18,7 @@ from torch.autograd import Function
 
 from fastchar import autograd
 from fastchar.autograd import step_gradients, step_weight_gradients
-from fastchar.calls import Grads, bare_apply, direct, recorded
+from fastchar.calls import Grads, bare_apply, differentiated, direct, recorded
 
 _step = direct("lstm_step")
 Output = tuple[Tensor, Tensor, Tensor]  # h', c' [B,H], act [B,4H]
@@ -29,6 +29,7 @@ class _Weights(Function):
 
     The output has no elements and gets no gradient; it ties the steps to this node. `waiting` has
     gate gradients, x and h of the steps done, by backward pass: passes can overlap in threads.
+    x and h are None where their weight asks for no gradient.
     """
 
     @staticmethod
@@ -42,8 +43,13 @@ class _Weights(Function):
         rows = ctx.waiting.pop(torch._C._current_graph_task_id(), None)
         if rows is None:  # no step got a gradient
             return (None,) * 4
-        gates, x, h = (torch.cat(parts) for parts in zip(*rows, strict=True))
-        return step_weight_gradients(gates, x, h, ctx.needs_input_grad)
+        gates, x, h = zip(*rows, strict=True)
+        return step_weight_gradients(torch.cat(gates), _cat(x), _cat(h), ctx.needs_input_grad)
+
+
+def _cat(parts: tuple[Tensor | None, ...]) -> Tensor | None:
+    given = [part for part in parts if part is not None]
+    return torch.cat(given) if given else None
 
 
 def _asking(weights: tuple[Tensor | None, ...]) -> list[int]:
@@ -68,11 +74,17 @@ class _Loop:
         same = weights[0] is a and weights[1] is b and weights[2] is c and weights[3] is d
         return same and self.ask == _asking(weights)
 
-    def wait(self, gates: Tensor, x: Tensor, h: Tensor) -> None:
+    def wait(self, gates: Tensor, x: Tensor | None, h: Tensor | None) -> None:
         """A step's part in the weights' gradients, if this backward pass asks for those."""
         if self.node is not None and torch._C._will_engine_execute_node(self.node):
             passing = torch._C._current_graph_task_id()
-            self.node.waiting.setdefault(passing, []).append((gates, x, h))
+            # h's graph leads to the node that holds it: a leak, should this pass end in an error.
+            row = (gates, x, h) if differentiated() else (gates, _bare(x), _bare(h))
+            self.node.waiting.setdefault(passing, []).append(row)
+
+
+def _bare(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor.detach()
 
 
 # Nodes between a step's c' and the next one's c: where(ended, c, unbind(stack(c'))) has as many.
@@ -99,10 +111,17 @@ class _Step(Function):
     @staticmethod
     def forward(ctx: Any, loop: _Loop, token: Tensor, x: Tensor, h: Tensor, c: Tensor) -> Output:
         h_new, c_new, act = _step(x, h, c, *loop.weights)
-        # As in torch, a weight may be changed if no gradient goes through it.
+        # As in torch, x, h or a weight may be changed if no gradient goes through it.
         w_ih, w_hh = loop.weights[:2]
         of_x, of_h = ctx.needs_input_grad[2:4]
-        ctx.save_for_backward(x, h, c, w_ih if of_x else None, w_hh if of_h else None, act)
+        ctx.save_for_backward(
+            x if loop.ask[0] >= 0 else None,
+            h if loop.ask[1] >= 0 else None,
+            c,
+            w_ih if of_x else None,
+            w_hh if of_h else None,
+            act,
+        )
         ctx.set_materialize_grads(False)
         ctx.loop = loop
         return h_new, c_new, act

@@ -3,13 +3,15 @@
 As in `test_drop_in_semantics.py`: a case must end the same with our classes as with torch's.
 """
 
+import weakref
 from typing import Any
 
 import pytest
 import torch
-from drop_in import IDS, PACKED, Case, H, X, ends_the_same, fails_the_same, trained
+from drop_in import IDS, PACKED, Case, H, X, ends_the_same, fails_the_same, made, trained
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastchar
 
@@ -102,6 +104,63 @@ def refuse(*_: Any) -> None:
     raise KeyError("mine")
 
 
+def frozen_and_changed(asking: str) -> Case:
+    """Inputs and states of a cell are changed after it where no weight's gradient reads them."""
+
+    def case(m: Any) -> Any:
+        cell = m.LSTMCell(4, 6)
+        for name, p in cell.named_parameters():
+            p.requires_grad_(name == asking)
+        x, h, c = (t.clone().requires_grad_() for t in (X[0], H[0], H[0]))
+        given, state = x * 1, (h * 1, c * 1)
+        y, _ = cell(given, state)
+        with torch.no_grad():
+            if asking != "weight_ih":
+                given.zero_()
+            if asking != "weight_hh":
+                state[0].zero_()
+        y.square().sum().backward()
+        return [t.grad for t in (x, h, c, *cell.parameters()) if t.requires_grad]
+
+    return case
+
+
+class Blocked(torch.autograd.Function):
+    """Lets values through, but no gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> None:  # type: ignore[override]
+        return None
+
+
+def no_gradient_comes(m: Any) -> Any:
+    """Then there is none for the weights, rather than zeros with which an optimizer would step."""
+    found = []
+    for module, call in made(m):
+        Blocked.apply(call()).sum().backward()
+        found.append([p.grad is None for p in module.parameters()])
+    return found
+
+
+def failed_backward(m: Any) -> Any:
+    """Of a loop whose backward ended in an error in the middle nothing stays."""
+    cell = m.LSTMCell(4, 6)
+    given = [x.clone() for x in X]
+    kept = [weakref.ref(x) for x in given]
+    states = [cell(given[0])]
+    for x in given[1:]:
+        states.append(cell(x, states[-1]))
+    states[2][0].register_hook(refuse)
+    with pytest.raises(KeyError):
+        states[-1][0].sum().backward()
+    del given, states, x
+    return [ref() is None for ref in kept]
+
+
 def of_lstm(*args: Any, **kwargs: Any) -> Any:
     return lambda m: (m.LSTM(*args, **kwargs), lambda lstm: [lstm(X)[0]])
 
@@ -128,6 +187,13 @@ CASES: dict[str, Case] = {
     "states of a packed batch detached": detached(
         lambda m: (m.LSTM(4, 6), pack_padded_sequence(X, [5, 3, 2]), X)
     ),
+    "a frozen cell's arguments changed": frozen_and_changed(""),
+    **{
+        f"arguments changed, gradients of {name} alone": frozen_and_changed(name)
+        for name in ("weight_ih", "weight_hh", "bias_hh")
+    },
+    "a backward that fails": failed_backward,
+    "no gradient comes": no_gradient_comes,
     "gradients within inference": gradients_within_inference,
     "own names": own_names,
     "own size": own_check("get_expected_hidden_size", lambda *_: (1, 3, 6)),
@@ -183,3 +249,36 @@ def test_no_two_gradients_share_memory(make: Any, call: Any, how: str) -> None:
 def test_a_trace_warns_of_nothing(make: Any, given: Tensor) -> None:
     """As torch's two: nothing in it depends on the sizes of the example. (nn.LSTM's does warn.)"""
     torch.jit.trace(make(), given)
+
+
+class Largest(TorchDispatchMode):
+    """The most elements that a tensor made meanwhile has."""
+
+    size = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        self.size = max(self.size, *(t.numel() for t in torch.utils._pytree.tree_leaves(out)))
+        return out
+
+
+@pytest.mark.native
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_lookup_makes_no_other_table(dtype: torch.dtype) -> None:
+    """Rows are copied as they are, in half precision too, for an LSTM behind them as well; of the
+    gradient the sums are float32's, rounded once."""
+    embedding, pair = fastchar.Embedding(999, 5, 0), fastchar.EmbeddingLSTM(999, 5, 6)
+    ids = torch.randint(9, (40, 3))
+    for module in (embedding, pair):
+        module.to(dtype)
+        with torch.no_grad(), Largest() as largest:
+            module(ids)
+        assert 0 < largest.size < 999 * 5
+    rows = embedding(ids)
+    assert torch.equal(rows, embedding.weight[ids])
+    wide = fastchar.Embedding(999, 5, 0)
+    grad = torch.randn(rows.shape).to(dtype)
+    rows.backward(grad)
+    wide(ids).backward(grad.float())
+    assert wide.weight.grad is not None
+    assert torch.equal(embedding.weight.grad, wide.weight.grad.to(dtype))

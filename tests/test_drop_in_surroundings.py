@@ -60,6 +60,18 @@ def batched_gradients(m: Any) -> Any:
     return found
 
 
+def batched_gradients_with_a_graph(m: Any) -> Any:
+    """A batch of gradients, and the gradient of what they are."""
+    found = []
+    for module, call in made(m):
+        weights, y = list(module.parameters()), call().square()
+        v = torch.randn(3, *y.shape, generator=torch.Generator().manual_seed(1))
+        grads = torch.autograd.grad(y, weights, v, is_grads_batched=True, create_graph=True)
+        again = torch.autograd.grad(sum(g.square().mean() for g in grads), weights)
+        found.append([*grads, *again])
+    return found
+
+
 def forward_over_backward(m: Any) -> Any:
     """The tangent of a gradient whose graph was made before forward mode began."""
     found = []
@@ -95,6 +107,7 @@ def jacobians(m: Any) -> Any:
         jacfwd(call)(x),
         jvp(call, (x,), (torch.ones_like(x),)),
         hessian(lambda x: call(x).square().sum(), x),
+        hessian(lambda x: call(x).square().sum(), x, vectorize=True),
         torch.func.hessian(lambda x: call(x).square().sum())(x),
     ]
 
@@ -236,6 +249,7 @@ def autocast_projection(m: Any) -> Any:
 
 CASES: dict[str, Case] = {
     "batched gradients": batched_gradients,
+    "batched gradients with a graph": batched_gradients_with_a_graph,
     "forward mode over a backward": forward_over_backward,
     "per-sample gradients": per_sample_gradients,
     "jacobians": jacobians,

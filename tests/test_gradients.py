@@ -81,16 +81,16 @@ smooth = pytest.mark.parametrize("case", [name for name in CASES if "freq" not i
 
 @smooth
 def test_gradcheck(case: str) -> None:
-    """Against finite differences, every output to every input."""
+    """Against finite differences, every output to every input; in batches of gradients too."""
     call, inputs = CASES[case]()
-    assert gradcheck(call, inputs, fast_mode=True)
+    assert gradcheck(call, inputs, fast_mode=True, check_batched_grad=True)
 
 
 @smooth
 def test_second_order(case: str) -> None:
     """Double backward is right for every input and for the incoming gradients."""
     call, inputs = CASES[case]()
-    assert gradgradcheck(call, inputs, fast_mode=True)
+    assert gradgradcheck(call, inputs, fast_mode=True, check_batched_grad=True)
 
 
 @cases

@@ -1,6 +1,7 @@
 // Launchers of the embedding kernels on the CPU.
 #include <torch/csrc/stable/ops.h>
 #include <atomic>
+#include <cstring>
 #include <vector>
 
 #include "../check.h"
@@ -18,6 +19,18 @@ namespace {
 // Below this many elements a second thread costs more than it saves.
 constexpr int64_t kElementsPerMember = 16384;
 
+// Rows of two-byte numbers, whose bits nobody has to understand.
+void copy_halves(const Tensor& weight, const int64_t* ids, Tensor& out, int64_t N) {
+  const int64_t E = weight.size(1), stride = weight.stride(0);
+  const auto* table = data<uint16_t>(weight);
+  auto* rows = mutable_data<uint16_t>(out);
+  run_team(N * E / kElementsPerMember, [&](const Team& team) {
+    for (int64_t n = team.begin(N); n < team.end(N); ++n) {
+      std::memcpy(rows + n * E, table + ids[n] * stride, sizeof(uint16_t) * E);
+    }
+  });
+}
+
 }  // namespace
 
 Tensor embedding(const Tensor& weight, const Tensor& ids_arg, int64_t /*padding_idx*/,
@@ -25,7 +38,9 @@ Tensor embedding(const Tensor& weight, const Tensor& ids_arg, int64_t /*padding_
   constexpr const char* op = "embedding";
   check_cpu(op, "weight", weight);
   check_shape(op, "weight", weight, {kAny, kAny});
-  const ScalarType dtype = check_real(op, "weight", weight);
+  const ScalarType dtype = weight.scalar_type();
+  const bool halves = dtype == ScalarType::Half || dtype == ScalarType::BFloat16;
+  if (!halves) check_real(op, "weight", weight);
   if (weight.size(1) > 1 && weight.stride(1) != 1) {
     fail(op, "weight", "columns next to each other", weight.stride(1));
   }
@@ -35,6 +50,11 @@ Tensor embedding(const Tensor& weight, const Tensor& ids_arg, int64_t /*padding_
   std::vector<int64_t> sizes(ids.sizes().begin(), ids.sizes().end());
   sizes.push_back(E);
   Tensor out = new_output(weight, sizes);
+  if (halves) {
+    check_id_range(op, "ids", data<int64_t>(ids), N, V);
+    copy_halves(weight, data<int64_t>(ids), out, N);
+    return out;
+  }
   std::atomic<bool> outside{false};
   with_real(dtype, [&](auto zero) {
     using T = decltype(zero);

@@ -130,8 +130,12 @@ void embedding_backward(const EmbeddingBackwardParams<T>& p, const Team& team) {
     const int64_t begin = lines * slice / slices * line;
     const int64_t end = slice == slices - 1 ? E : lines * (slice + 1) / slices * line;
     T* table = chunk == 0 ? p.grad_weight : p.tables + (chunk - 1) * p.V * E;
-    for (int64_t v = 0; v < p.V; ++v) {
-      std::memset(table + v * E + begin, 0, sizeof(T) * (end - begin));
+    if (slices == 1) {  // many short rows cost a call each more than their bytes
+      std::memset(table, 0, sizeof(T) * p.V * E);
+    } else {
+      for (int64_t v = 0; v < p.V; ++v) {
+        std::memset(table + v * E + begin, 0, sizeof(T) * (end - begin));
+      }
     }
     for (int64_t n = p.N * chunk / chunks; n < p.N * (chunk + 1) / chunks; ++n) {
       if (p.ids[n] == p.padding_idx) continue;
@@ -145,6 +149,7 @@ void embedding_backward(const EmbeddingBackwardParams<T>& p, const Team& team) {
       add_rows(row, grad, row, end - begin);
     }
   }
+  if (chunks == 1 && !p.counts) return;
   if (p.counts && team.rank == 0) {
     std::memset(p.counts, 0, sizeof(int64_t) * p.V);
     for (int64_t n = 0; n < p.N; ++n) ++p.counts[p.ids[n]];
