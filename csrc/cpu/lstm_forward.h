@@ -219,7 +219,7 @@ void lstm_forward(const LstmSequenceParams<T>& p, const Team& team) {
 
   // A sequence that starts from zeros needs no product (0 times Inf or NaN is NaN, as ever).
   const bool skip_start = p.packed && p.zero_h0 && !p.infinite->load(std::memory_order_relaxed);
-  const Blocks of_x(p.E), of_h(H);
+  const Blocks of_x(p.E, kForwardBlockK), of_h(H, kForwardBlockK);
   const bool far = share.far<T>(4 * H * K);
   int64_t going_on = 0;  // rows that have been through a step
   for (int64_t s = 0; s < p.steps; ++s) {

@@ -4,12 +4,13 @@
 //
 // Both kernels multiply a few rows (h, or the gate gradients of the step after) with a slice of
 // w_hh's columns packed into gemm.h's panels, and finish each element of the product where it
-// was made. The sum over k goes in blocks: a panel's block stays in L1 while all rows pass, and
-// summing within blocks first keeps the rounding error small. Every output
-// element is the same chain of additions whatever the tile, the team or the neighbouring rows
-// are.
+// was made. The sum over k goes in blocks, since summing within blocks first keeps the rounding
+// error small. Every output element is the same chain of additions whatever the tile, the team
+// or the neighbouring rows are.
 
-constexpr int64_t kBlockK = 128;
+// Blocks of 256 are 2 to 3 % faster than of 128, whose ends come twice as often, but gradients,
+// sums over 4H, round worse in them than torch's.
+constexpr int64_t kBlockK = 128, kForwardBlockK = 256;
 // Row tiles that pass a panel before the next panel: their rows stay in L2, and their partial
 // sums on the stack.
 constexpr int64_t kGroupTiles = 24;
