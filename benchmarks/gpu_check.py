@@ -2,13 +2,13 @@
 
     python -m benchmarks.gpu_check        (or: make gpu-check)
 
-Builds for this GPU, runs the CUDA tests, then compute-sanitizer on small cases, then times the
-kernels against torch's by CUDA-graph replay. Needs torch with CUDA, nvcc, pytest and hypothesis;
-downloads and installs nothing. Writes gpu_check.json and gpu_check.md into $OUT (default
-benchmarks/results/gpu) after every part, and as benchmark points come: one that fails or hangs is
-ended, it says so there, and the next one runs. Exit code 1 if the build, a test or a sanitizer
-failed. $GPU_CHECK_SECONDS has more time for everything (1500: the whole grid of points, and
-sanitizers in no hurry).
+Builds for this GPU, runs the CUDA tests, times the kernels against torch's by CUDA-graph replay,
+then runs compute-sanitizer on small cases, and with the time that is left times more. Needs torch
+with CUDA, nvcc, pytest and hypothesis; downloads and installs nothing. Writes gpu_check.json and
+gpu_check.md into $OUT (default benchmarks/results/gpu) after every part, and as benchmark points
+come: one that fails or hangs is ended, it says so there, and the next one runs. Exit code 1 if the
+build, a test or a sanitizer failed. $GPU_CHECK_SECONDS has more time for everything (1500: the
+whole grid of points, and sanitizers in no hurry).
 """
 
 import contextlib
@@ -42,6 +42,7 @@ _spec.loader.exec_module(toolkit)
 SECONDS = float(os.environ.get("GPU_CHECK_SECONDS") or 570)
 SCALE = max(SECONDS / 570, 1)  # of the limits of parts, which are for the default
 FOR_BENCHMARKS = 0.3 * SECONDS  # whatever the checks before take
+FOR_SANITIZERS = 0.35 * SECONDS  # of what the benchmarks can spare
 # What an environment, such as a container's, may have chosen otherwise: for whom to compile, which
 # kernels run. Each is as in a fresh shell, but for this GPU alone.
 CHOICES = ("FASTCHAR_BACKEND", "FASTCHAR_CUDA_LSTM", "FASTCHAR_CPU_ISA")
@@ -150,7 +151,7 @@ def beside_nvcc(tool: str) -> str | None:
 
 
 def checks(left: Callable[[], float]) -> Iterator[Entry]:
-    """Build, parity tests, sanitizers; left() is what they may still take."""
+    """Build and parity tests; left() is what they may still take."""
     python = sys.executable
     if toolkit.find_nvcc() is None:
         yield not_run("build", "no nvcc in CUDA_HOME, on PATH or in /usr/local/cuda", False)
@@ -170,14 +171,18 @@ def checks(left: Callable[[], float]) -> Iterator[Entry]:
         yield run(what, command, min(seconds * SCALE, left()))
     command = [python, "-m", "pytest", *options, "tests/test_cuda_build.py"]
     yield run("ptxas's report", command, min(60 * SCALE, left()))
+
+
+def sanitizers(left: Callable[[], float]) -> Iterator[Entry]:
+    """compute-sanitizer's tools. After what is timed: one may hang, and hold on to the GPU."""
     sanitizer = beside_nvcc("compute-sanitizer")
     for tool in ("memcheck", "racecheck", "initcheck"):
         if sanitizer is None:
             yield not_run(tool, "no compute-sanitizer on PATH or beside nvcc", None)
             continue
         limit = min(A_TOOL * SCALE, left())
-        command = [sanitizer, "--tool", tool, *WATCH, python, "-m", "benchmarks.gpu_sanitize", tool]
-        command += [f"{time.time() + limit - A_PART:.0f}"]
+        command = [sanitizer, "--tool", tool, *WATCH, sys.executable, "-m"]
+        command += ["benchmarks.gpu_sanitize", tool, f"{time.time() + limit - A_PART:.0f}"]
         # Every tensor an allocation of its own: within one that torch's allocator shares out, an
         # access outside of a tensor is none outside of memory, and old contents are contents.
         check = run(tool, command, limit, PYTORCH_NO_CUDA_MEMORY_CACHING="1")
@@ -186,10 +191,12 @@ def checks(left: Callable[[], float]) -> Iterator[Entry]:
         yield check
 
 
-def benchmarks(left: Callable[[], float], file: Path, keep: Callable[[Entry], None]) -> None:
+def benchmarks(
+    left: Callable[[], float], file: Path, problems: list[str], keep: Callable[[Entry], None]
+) -> None:
     """Both groups' points, measured by `gpu_points` into `file`, which is started again where it
-    fails or hangs. `keep` gets all that there are so far, now and then, and at the end."""
-    problems: list[str] = []
+    fails or hangs; called again it goes on. `problems` get why. `keep` gets all that there are so
+    far, now and then, and at the end."""
     for _ in range(STARTS):
         if left() < 15:
             break
@@ -309,15 +316,25 @@ def main() -> int:
     for name in CHOICES:
         os.environ.pop(name, None)
     os.environ["TORCH_CUDA_ARCH_LIST"] = "{}.{}".format(*torch.cuda.get_device_capability())
-    for check in checks(lambda: left() - FOR_BENCHMARKS):
+
+    def note(check: Entry) -> None:
         print(f"{left():.0f} s left. {check['what']}: {check['summary']}", flush=True)
         if check["passed"] is False:
             print(f"FAILED: {check['command']}\n{check['output'][-6000:]}", flush=True)
         result["checks"].append(check)
         save(result, folder)
+
+    for check in checks(lambda: left() - FOR_BENCHMARKS):
+        note(check)
     if all(check["passed"] for check in result["checks"][:2]):
+        problems: list[str] = []
         with tempfile.TemporaryDirectory() as scratch:
-            benchmarks(left, Path(scratch) / "points.jsonl", keep)
+            points = Path(scratch) / "points.jsonl"
+            spare = max(0.0, min(FOR_SANITIZERS, left() - FOR_BENCHMARKS))
+            benchmarks(lambda: left() - spare, points, problems, keep)
+            for check in sanitizers(left):
+                note(check)
+            benchmarks(left, points, problems, keep)
     print(markdown(result))
     return 1 if any(check["passed"] is False for check in result["checks"]) else 0
 

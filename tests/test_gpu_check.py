@@ -112,10 +112,9 @@ def test_a_device_that_the_sanitizers_refuse_is_no_failure(monkeypatch):
 
     monkeypatch.setattr(gpu_check, "run", run)
     monkeypatch.setattr(gpu_check, "beside_nvcc", lambda tool: tool)
-    monkeypatch.setattr(gpu_check.toolkit, "find_nvcc", lambda: "nvcc")
-    checks = list(gpu_check.checks(lambda: 100.0))
-    assert [check["passed"] for check in checks] == [True] * (len(checks) - 3) + [None] * 3
-    for command, tool in zip(ran[-3:], ("memcheck", "racecheck", "initcheck"), strict=True):
+    checks = list(gpu_check.sanitizers(lambda: 100.0))
+    assert [check["passed"] for check in checks] == [None] * 3
+    for command, tool in zip(ran, ("memcheck", "racecheck", "initcheck"), strict=True):
         assert command[1:3] == ["--tool", tool]
         assert command[-2] == tool
         assert time.time() < float(command[-1]) < time.time() + gpu_check.A_TOOL * gpu_check.SCALE
@@ -194,7 +193,7 @@ def test_benchmarks_go_on_after_a_failure(tmp_path, monkeypatch):
     monkeypatch.setattr(gpu_check, "watched", counted)
     clock = SimpleNamespace(sleep=sleep, monotonic=lambda: passed[0])
     monkeypatch.setattr(gpu_check, "time", clock)
-    gpu_check.benchmarks(lambda: 100.0, tmp_path / "points", kept.append)
+    gpu_check.benchmarks(lambda: 100.0, tmp_path / "points", [], kept.append)
     assert [len(groups["embedding_backward"]) for groups in kept[:-1]] == [2] * (len(kept) - 1)
     assert len(kept) > 2  # while the second one hangs: whenever this is killed, some are there
     groups = kept[-1]
@@ -207,7 +206,20 @@ def test_benchmarks_go_on_after_a_failure(tmp_path, monkeypatch):
     assert "out of luck" in groups["problems"][0]
 
 
-def test_the_report_is_written_after_every_part(tmp_path, monkeypatch):
+@pytest.fixture
+def seen_gpu(tmp_path, monkeypatch):
+    """A machine with a GPU, by what torch says of it; reports go to tmp_path."""
+    monkeypatch.setenv("OUT", str(tmp_path))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "No GPU")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    # As containers have it: for every GPU, which takes longer to compile than there is time.
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "8.0 8.6 9.0 10.0 12.0+PTX")
+    for name in gpu_check.CHOICES:
+        monkeypatch.setenv(name, "steps")
+
+
+def test_the_report_is_written_after_every_part(seen_gpu, tmp_path, monkeypatch):
     """An end in the middle leaves what was found before; a library that doesn't load is the end."""
     checks = MADE_UP["checks"]
 
@@ -218,16 +230,8 @@ def test_the_report_is_written_after_every_part(tmp_path, monkeypatch):
             found = json.loads((tmp_path / "gpu_check.json").read_text())
             assert found["checks"][-1] == check
 
-    monkeypatch.setenv("OUT", str(tmp_path))
     monkeypatch.setattr(gpu_check, "checks", run)
     monkeypatch.setattr(gpu_check, "benchmarks", lambda *_: pytest.fail("nothing to measure"))
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "No GPU")
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
-    # As containers have it: for every GPU, which takes longer to compile than there is time.
-    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "8.0 8.6 9.0 10.0 12.0+PTX")
-    for name in gpu_check.CHOICES:
-        monkeypatch.setenv(name, "steps")
     assert gpu_check.main() == 1
     assert os.environ["TORCH_CUDA_ARCH_LIST"] == "9.0"
     assert not os.environ.keys() & set(gpu_check.CHOICES)
@@ -247,13 +251,54 @@ def test_tools_are_found_beside_nvcc(monkeypatch, tmp_path):
     monkeypatch.setattr(gpu_check, "beside_nvcc", lambda tool: None)
     passed = {"passed": True, "summary": "", "output": "", "seconds": 1.0, "command": ""}
     monkeypatch.setattr(gpu_check, "run", lambda what, *_, **__: {"what": what, **passed})
-    found = {check["what"]: check for check in gpu_check.checks(lambda: 100.0)}
+    found = {check["what"]: check for check in gpu_check.sanitizers(lambda: 100.0)}
     assert found["racecheck"]["passed"] is None
     assert "no compute-sanitizer" in found["racecheck"]["summary"]
     monkeypatch.setattr(gpu_check.toolkit, "find_nvcc", lambda: None)
     (only,) = gpu_check.checks(lambda: 100.0)
     assert only["passed"] is False
     assert "no nvcc" in only["summary"]
+
+
+@pytest.mark.parametrize(
+    ("after_the_tests", "spared"), [(400.0, 189.0), (300.0, 138.0), (90.0, 0.0)]
+)
+def test_what_is_timed_comes_before_the_sanitizers(
+    after_the_tests, spared, seen_gpu, tmp_path, monkeypatch
+):
+    """They may hang, and hold on to the GPU. What they leave is for more points, from the first
+    ones' file on."""
+    now, order, files = [0.0], [], []
+
+    def checks(left):
+        assert left() == 540 - 162
+        now[0] = 540 - after_the_tests
+        yield from MADE_UP["checks"][:1] * 2
+
+    def sanitizers(left):
+        order.append(("sanitizers", left()))
+        now[0] += 20
+        yield MADE_UP["checks"][1]
+
+    def benchmarks(left, file, problems, keep):
+        order.append(("benchmarks", left()))
+        files.append((file, problems))
+        now[0] += left() if len(files) == 1 else 0
+
+    for name, value in (("SECONDS", 540), ("FOR_BENCHMARKS", 162.0), ("FOR_SANITIZERS", 189.0)):
+        monkeypatch.setattr(gpu_check, name, value)
+    for part in (checks, sanitizers, benchmarks):
+        monkeypatch.setattr(gpu_check, part.__name__, part)
+    monkeypatch.setattr(gpu_check, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    assert gpu_check.main() == 1
+    assert order == [
+        ("benchmarks", after_the_tests - spared),
+        ("sanitizers", spared),
+        ("benchmarks", spared - 20),
+    ]
+    assert files[0] == files[1]
+    found = json.loads((tmp_path / "gpu_check.json").read_text())
+    assert [check["passed"] for check in found["checks"]] == [True, True, False]
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="needs make")

@@ -55,6 +55,19 @@ FASTCHAR_INLINE void store_pack(T* address, const Pack<T, n>& pack) {
   *reinterpret_cast<Pack<T, n>*>(address) = pack;
 }
 
+// Nothing that is made of the pack is made further up: the compiler moves what is cheap, such
+// as widening a bfloat16, over branches, and keeps the results in registers until they are
+// wanted.
+template <class T, int n>
+FASTCHAR_INLINE void not_before(Pack<T, n>& pack) {
+#if !defined(FASTCHAR_EMULATOR)
+  if constexpr (sizeof(pack) == 16) {
+    uint32_t* word = reinterpret_cast<uint32_t*>(&pack);
+    asm volatile("" : "+r"(word[0]), "+r"(word[1]), "+r"(word[2]), "+r"(word[3]));
+  }
+#endif
+}
+
 // -------------------------------------------------------------------------------- numbers
 
 using half = __half;

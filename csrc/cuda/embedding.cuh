@@ -82,6 +82,40 @@ static __global__ void __launch_bounds__(kRowThreads)
   out[token] = token / B < lengths[token % B] ? ids[token] : other;
 }
 
+// each(i, read(i)) for i = begin..end-1, 32 at a time, in order: all lanes of the warp
+// together, those past the end with `other`. What a warp that is alone in its block waits for
+// is memory, so a lane has several integers on their way at once.
+template <class Value, class Read, class Each>
+FASTCHAR_INLINE void read_ahead(int64_t begin, int64_t end, Value other, const Read& read,
+                                const Each& each) {
+  constexpr int kAhead = 8;
+  const int lane = threadIdx.x % kWarp;
+  for (int64_t first = begin; first < end; first += kAhead * kWarp) {
+    Value value[kAhead];
+#pragma unroll
+    for (int a = 0; a < kAhead; ++a) {
+      const int64_t i = first + a * kWarp + lane;
+      value[a] = i < end ? read(i) : other;
+    }
+#pragma unroll
+    for (int a = 0; a < kAhead; ++a) {
+      if (first + a * kWarp >= end) break;
+      each(first + a * kWarp + lane, value[a]);
+    }
+  }
+}
+
+// The same for the tokens of a chunk: each(token, id). Past the end is padding_idx, which is
+// left out.
+template <class T, class Each>
+FASTCHAR_INLINE void each_token(const EmbeddingBackwardParams<T>& p, int chunk,
+                                const Each& each) {
+  const int64_t begin = static_cast<int64_t>(chunk) * p.chunk;
+  read_ahead(
+      begin, begin + p.chunk < p.N ? begin + p.chunk : p.N, p.padding_idx,
+      [&](int64_t token) { return p.ids[token]; }, each);
+}
+
 // One warp per chunk; dynamic shared memory: V counts.
 template <class T>
 __global__ void __launch_bounds__(kWarp) count_ids(EmbeddingBackwardParams<T> p) {
@@ -90,13 +124,11 @@ __global__ void __launch_bounds__(kWarp) count_ids(EmbeddingBackwardParams<T> p)
   const int lane = threadIdx.x, chunk = blockIdx.x;
   for (int v = lane; v < p.V; v += kWarp) count[v] = 0;
   __syncwarp();
-  const int64_t begin = static_cast<int64_t>(chunk) * p.chunk;
-  for (int64_t token = begin + lane; token < begin + p.chunk && token < p.N; token += kWarp) {
-    const int64_t id = p.ids[token];
-    if (id == p.padding_idx) continue;
+  each_token(p, chunk, [&](int64_t, int64_t id) {
+    if (id == p.padding_idx) return;
     FASTCHAR_DEVICE_CHECK(id >= 0 && id < p.V);
     atomicAdd(count + id, 1);
-  }
+  });
   __syncwarp();
   for (int v = lane; v < p.V; v += kWarp) {
     p.chunk_start[static_cast<int64_t>(v) * p.chunks + chunk] = count[v];
@@ -121,13 +153,13 @@ template <class T>
 __global__ void __launch_bounds__(kWarp) scan_chunks(EmbeddingBackwardParams<T> p) {
   int* start = p.chunk_start + static_cast<int64_t>(blockIdx.x) * p.chunks;
   int before = 0;
-  for (int first = 0; first < p.chunks; first += kWarp) {
-    const int chunk = first + threadIdx.x;
-    int value = chunk < p.chunks ? start[chunk] : 0;
-    const int total = exclusive_scan(value);
-    if (chunk < p.chunks) start[chunk] = before + value;
-    before += total;
-  }
+  read_ahead(
+      0, p.chunks, 0, [&](int64_t chunk) { return start[chunk]; },
+      [&](int64_t chunk, int value) {
+        const int total = exclusive_scan(value);
+        if (chunk < p.chunks) start[chunk] = before + value;
+        before += total;
+      });
   if (threadIdx.x == 0) p.id_count[blockIdx.x] = before;
 }
 
@@ -135,18 +167,18 @@ __global__ void __launch_bounds__(kWarp) scan_chunks(EmbeddingBackwardParams<T> 
 template <class T>
 __global__ void __launch_bounds__(kWarp) scan_ids(EmbeddingBackwardParams<T> p) {
   int tokens = 0, pieces = 0;
-  for (int first = 0; first < p.V; first += kWarp) {
-    const int v = first + threadIdx.x;
-    const int count = v < p.V ? p.id_count[v] : 0;
-    int token = count, piece = (count + p.piece - 1) / p.piece;
-    const int more_tokens = exclusive_scan(token), more_pieces = exclusive_scan(piece);
-    if (v < p.V) {
-      p.id_start[v] = tokens + token;
-      p.piece_start[v] = pieces + piece;
-    }
-    tokens += more_tokens;
-    pieces += more_pieces;
-  }
+  read_ahead(
+      0, p.V, 0, [&](int64_t v) { return p.id_count[v]; },
+      [&](int64_t v, int count) {
+        int token = count, piece = (count + p.piece - 1) / p.piece;
+        const int more_tokens = exclusive_scan(token), more_pieces = exclusive_scan(piece);
+        if (v < p.V) {
+          p.id_start[v] = tokens + token;
+          p.piece_start[v] = pieces + piece;
+        }
+        tokens += more_tokens;
+        pieces += more_pieces;
+      });
   if (threadIdx.x == 0) {
     p.id_start[p.V] = tokens;
     p.piece_start[p.V] = pieces;
@@ -162,20 +194,17 @@ __global__ void __launch_bounds__(kWarp) order_tokens(EmbeddingBackwardParams<T>
   for (int v = lane; v < p.V; v += kWarp) {
     next[v] = p.id_start[v] + p.chunk_start[static_cast<int64_t>(v) * p.chunks + chunk];
   }
-  const int64_t begin = static_cast<int64_t>(chunk) * p.chunk;
-  for (int64_t first = begin; first < begin + p.chunk && first < p.N; first += kWarp) {
+  each_token(p, chunk, [&](int64_t token, int64_t given) {
     __syncwarp();  // next[] of the 32 tokens before
-    const int64_t token = first + lane;
-    int id = token < p.N ? static_cast<int>(p.ids[token]) : -1;
-    if (id == p.padding_idx) id = -1;
+    const int id = given == p.padding_idx ? -1 : static_cast<int>(given);
     const unsigned same = __match_any_sync(kAllLanes, id);
     const int rank = __popc(same & ((1u << lane) - 1));
     const int position = id >= 0 ? next[id] + rank : 0;
     __syncwarp();
-    if (id < 0) continue;
+    if (id < 0) return;
     p.tokens[position] = static_cast<int>(token);
     if (rank == 0) next[id] += __popc(same);
-  }
+  });
 }
 
 // The last of start[0..V-1] that is <= i: the id whose piece i is. Ids without pieces share

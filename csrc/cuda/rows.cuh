@@ -51,6 +51,7 @@ struct RowSum {
 #pragma unroll
       for (int a = 0; a < kAhead; ++a) {
         if (first + a * groups >= count) break;
+        not_before(pack[a]);  // widened all at once, eight rows take twice the registers
 #pragma unroll
         for (int e = 0; e < n; ++e) value[e] += widen(pack[a].value[e]);
       }

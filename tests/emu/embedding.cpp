@@ -35,9 +35,10 @@ void test_gather(int N, int V, int E) {
   expect_close("gather", out, expected, 0);
 }
 
+// chunk and piece: other sizes than N tokens would have.
 template <class T, int n, int n_acc>
 void test_gradient(const std::vector<int64_t>& ids, int V, int E, int64_t padding_idx,
-                   bool by_freq) {
+                   bool by_freq, int chunk = 0, int piece = 0) {
   const int N = static_cast<int>(ids.size());
   const auto grad = random_values<T>(N * E);
   std::vector<T> out(V * E);
@@ -51,6 +52,8 @@ void test_gradient(const std::vector<int64_t>& ids, int V, int E, int64_t paddin
   p.padding_idx = padding_idx;
   p.scale_grad_by_freq = by_freq;
   plan_embedding_backward(p);
+  if (chunk) p.chunks = (N + chunk - 1) / (p.chunk = chunk);
+  if (piece) p.max_pieces = N / (p.piece = piece) + (V < N ? V : N);
   std::vector<int> chunk_start(V * p.chunks), count(V), start(V + 1), pieces(V + 1), tokens(N);
   std::vector<Acc<T>> partial(p.max_pieces * E);
   p.chunk_start = chunk_start.data();
@@ -113,6 +116,9 @@ int main(int argc, char** argv) {
     test_gradient<bfloat16, 8, 4>(300, 40, 40, 20, true, true);
     test_gradient<half, 1, 1>(33, 50, 35, -1, true, false);
     test_gradient<double, 2, 2>(65, 2, 130, 1, false, false);
+    // More chunks, ids and tokens of a chunk than a warp has on their way at once.
+    test_gradient<float, 1, 1>(random_ids(8300, 5, true), 5, 1, -1, false, 32, 256);
+    test_gradient<float, 1, 1>(random_ids(700, 300, false), 300, 1, 7, false, 320, 256);
 #endif
   });
 }
