@@ -164,7 +164,7 @@ struct LstmSequenceParams {
 constexpr int64_t packed_size(int64_t H, int64_t K) { return (H + 15) / 16 * 16 * 4 * K; }
 
 // With a folded table (ids given) the gradient goes to its rows, with x to what it was
-// projected from, and grad_gates is a ring that holds the last `slots` steps done; else
+// projected from, and grad_gates is a `ring` that holds the last `slots` steps done; else
 // grad_gates is an output and slots is T.
 template <class T>
 struct LstmSequenceBackwardParams {
@@ -182,7 +182,7 @@ struct LstmSequenceBackwardParams {
   const T* c0;             // [B, H]
   const int64_t* lengths;  // [B] or null
   T* grad_gates;           // [slots, B, 4H]; an output [T, B, 4H] has zeros in the padding
-  T* grad_table;           // [V, 4H], null if and only if ids is
+  T* grad_table;           // [V, 4H] with ids, else null
   T* grad_x;               // [T, B, E], zeros in the padding, or null; null without x
   T* grad_w_ih;            // [4H, E] or null; null without x
   T* grad_bias;            // [4H] or null; null without x
@@ -197,6 +197,7 @@ struct LstmSequenceBackwardParams {
   int64_t steps, B, E, H, V;
   int64_t chunk;  // steps after which the sums over all tokens take in what is there
   int64_t slots;  // chunk + 1, or T
+  bool ring;      // said apart: a result without elements, such as V = 0, is null too
   bool reverse;
   bool split_batch;
   bool zero_h0;  // all of h0 is 0

@@ -68,6 +68,7 @@ std::tuple<Tensor, Tensor, Tensor> run_backward(const Saved& saved, const Ragged
     set_input(p);
     p.chunk = std::clamp<int64_t>(cpu::kWeightGradDepth / std::max<int64_t>(B, 1), 1,
                                   std::max<int64_t>(T, 1));
+    p.ring = ring;
     p.slots = ring ? p.chunk + 1 : T;
     const Split split(B, H, p.E + H, sizeof(T_));
     const int64_t packed = cpu::packed_size(H, H);
