@@ -255,7 +255,7 @@ constexpr int64_t linear_grad_scratch() {
          (kLinearGradTiles * 6 + 15) / 16 * 16 + kLinearGradTiles * 6 * kLinearGradColumns<T>;
 }
 
-// Loss per token of logits input @ weight.T + bias, and with grad_weight its gradients too.
+// Loss per token of logits input @ weight.T + bias, and with grad_bias its gradients too.
 template <class T>
 struct LinearCrossEntropyParams {
   const T* input;         // [N, H]
@@ -267,8 +267,8 @@ struct LinearCrossEntropyParams {
   double grad_scale;
   T* loss;          // [N] or null, 0 where ignored
   T* grad_input;    // [N, H] or null, 0 where ignored
-  T* grad_weight;   // [C, H] or null: no gradients at all
-  T* grad_bias;     // [C], null if and only if grad_weight is
+  T* grad_weight;   // [C, H] or null
+  T* grad_bias;     // [C] or null: no gradients at all (the others are null also where H = 0)
   T* workspace;     // linear_cross_entropy_workspace elements, aligned to 64 bytes
   int64_t N, H, C;  // C > 0
   int64_t ignore_index;
