@@ -75,8 +75,7 @@ std::tuple<Tensor, Tensor, Tensor> run_backward(const Saved& saved, const Ragged
     const int64_t packed_ih = p.grad_x ? cpu::packed_size(p.E, H) : 0;
     const int64_t scratch = (cpu::weight_grad_scratch(H, split.members) + 15) / 16 * 16;
     const int64_t gates = ring ? p.slots * B * 4 * H : 0;
-    p.packed = static_cast<T_*>(
-        cpu::Workspace::get(sizeof(T_) * (packed + packed_ih + scratch + gates)));
+    p.packed = cpu::Workspace::get<T_>(packed + packed_ih + scratch + gates);
     p.packed_ih = p.packed + packed;
     p.weight_scratch = p.packed_ih + packed_ih;
     if (ring) p.grad_gates = p.weight_scratch + scratch;

@@ -22,11 +22,6 @@ int64_t members(int64_t B, int64_t H, int64_t K) {
                              static_cast<int64_t>(torch::stable::get_num_threads()));
 }
 
-template <class T>
-T* scratch(int64_t elements) {
-  return static_cast<T*>(cpu::Workspace::get(elements * static_cast<int64_t>(sizeof(T))));
-}
-
 // From this many rows on packing the weights pays.
 constexpr int64_t kPackedRows = 32;
 
@@ -69,7 +64,7 @@ std::tuple<Tensor, Tensor, Tensor> lstm_step(const Tensor& x, const Tensor& h, c
         mutable_data<T>(h_new),
         mutable_data<T>(c_new),
         mutable_data<T>(act),
-        packs ? scratch<T>(cpu::step_scratch(B, E + H, size)) : nullptr,
+        packs ? cpu::Workspace::get<T>(cpu::step_scratch(B, E + H, size)) : nullptr,
         B,
         E,
         H};
@@ -108,7 +103,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> lstm_step_backward(
         data<T>(w_hh),
         need_x ? mutable_data<T>(grad_x) : nullptr,
         need_h ? mutable_data<T>(grad_h) : nullptr,
-        scratch<T>(size * cpu::step_panel(cpu::kStepDepth)),
+        cpu::Workspace::get<T>(size * cpu::step_panel(cpu::kStepDepth)),
         E};
     const auto kernel = cpu::kernels().table(zero).lstm_step_backward;
     run_team(size, [&](const Team& team) { kernel(p, team); });
