@@ -85,6 +85,43 @@ def test_a_layer_is_its_parts(reverse: bool, rows: str, lengths: str, isa: str) 
         torch.testing.assert_close(a, b)
 
 
+def test_padding_alone(isa: str) -> None:
+    """No row to project, in a batch whose padding is larger than what a backward keeps of it."""
+    from fastchar import ops  # noqa: F401  registers the ops
+
+    T, native = 20000, torch.ops.fastchar
+    given = (torch.full((T, B), -5), torch.randn(T * B + 1, E))
+    w_ih, w_hh = torch.randn(4 * H, E), torch.randn(4 * H, H)
+    state, n = (torch.randn(B, H), torch.randn(B, H)), torch.zeros(B, dtype=torch.int64)
+    y, h, c, *saved = native.lstm_layer(*given, w_ih, None, None, w_hh, *state, n, -1, False, True)
+    assert not y.any()
+    *grads, grad_h0, grad_c0 = native.lstm_layer_backward(
+        y, h, c, *saved, y, *given, w_ih, w_hh, *state, n, -1, False, True, True, True, True
+    )
+    assert not any(grad.any() for grad in grads)
+    assert torch.equal(grad_h0, h)
+    assert torch.equal(grad_c0, c)
+
+
+@pytest.mark.parametrize("shape", [(), (4 * H,), (4 * H, H, 1)])
+def test_shape_of_w_hh(shape: tuple[int, ...]) -> None:
+    """Said of w_hh, forward and backward, before anything is asked of it."""
+    from fastchar import ops  # noqa: F401  registers the ops
+
+    T, B = 2, 3  # so few that it depends on w_hh how they are done
+    native, x, w_ih = torch.ops.fastchar, torch.randn(T, B, E), torch.randn(4 * H, E)
+    state, w_hh = (torch.zeros(B, H), torch.zeros(B, H)), torch.randn(4 * H, H)
+    y, _, _, *saved = native.lstm_layer(
+        x, None, w_ih, None, None, w_hh, *state, None, -1, False, True
+    )
+    wrong = torch.randn(shape)
+    with pytest.raises(RuntimeError, match="'w_hh': expected shape"):
+        native.lstm_layer(x, None, w_ih, None, None, wrong, *state, None, -1, False, True)
+    rest = (None, -1, False, True, True, True, True)
+    with pytest.raises(RuntimeError, match="'w_hh': expected shape"):
+        native.lstm_layer_backward(y, None, None, *saved, y, x, None, w_ih, wrong, *state, *rest)
+
+
 def test_ids_outside_the_table(isa: str) -> None:
     """Said of ids, folded or looked up (older torch: by a RuntimeError); not in the padding."""
     from fastchar import ops  # noqa: F401  registers the ops

@@ -75,6 +75,17 @@ def compared(
     return list(zip(names, ours, theirs, exact, strict=False))
 
 
+@pytest.mark.native
+@pytest.mark.usefixtures("poisoned")
+@pytest.mark.parametrize("B", [2, 6, 33])
+def test_no_hidden_units_give_the_input_no_gradient(B: int, isa: str) -> None:
+    """With H = 0 the gradient of x is a sum of nothing."""
+    none, w_ih, w_hh = torch.empty(B, 0), torch.empty(0, 5), torch.empty(0, 0)
+    call = torch.ops.fastchar.lstm_step_backward
+    grad_x = call(None, None, none, none, w_ih, w_hh, True, True)[1]
+    assert torch.equal(grad_x, torch.zeros(B, 5))
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -101,3 +101,13 @@ def test_negative_padding_idx_counts_from_the_end() -> None:
     functional.embedding(torch.tensor([4, 1]), weight, padding_idx=-1).sum().backward()
     assert weight.grad is not None
     assert weight.grad.sum(1).tolist() == [0, 3, 0, 0, 0]
+
+
+@pytest.mark.native
+def test_a_size_past_int64_is_an_error() -> None:
+    """As torch's own is: the bytes of a result are never what is left of too many."""
+    from fastchar import ops  # noqa: F401  registers the ops
+
+    call, ids = torch.ops.fastchar.embedding_backward, torch.tensor([0])
+    with pytest.raises(RuntimeError):
+        call(torch.ones(1, 4), ids, 2**60 + 2**16, -1, False)

@@ -119,6 +119,21 @@ def test_one_class_costs_nothing() -> None:
         torch.testing.assert_close(grad, torch.zeros_like(grad), rtol=0, atol=1e-6)
 
 
+@pytest.mark.usefixtures("poisoned")
+@pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
+def test_no_input_columns_leave_the_bias(reduction: str, isa: str) -> None:
+    """With H = 0 the logits are the bias, whose gradient is torch's."""
+    x, w = torch.randn(6, 0, requires_grad=True), torch.randn(5, 0, requires_grad=True)
+    b, target = torch.randn(5, requires_grad=True), torch.tensor([0, 4, -100, 1, 1, 3])
+    ours = functional.linear_cross_entropy(x, w, target, linear_bias=b, reduction=reduction)
+    theirs = F.cross_entropy(x @ w.t() + b, target, reduction=reduction)
+    torch.testing.assert_close(ours, theirs)
+    for i, j in zip(
+        *(torch.autograd.grad(t.sum(), (x, w, b)) for t in (ours, theirs)), strict=True
+    ):
+        torch.testing.assert_close(i, j)
+
+
 @pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
 def test_nothing_to_count_is_torchs(reduction: str) -> None:
     """All tokens ignored, and no tokens: the loss and gradients torch gives, NaN included."""

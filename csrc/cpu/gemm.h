@@ -13,6 +13,8 @@ constexpr int64_t kDepth = 132;
 constexpr int64_t kFewRows = 16, kFewRowsDepth = 16;
 template <class T>
 constexpr int64_t kPanel = kPanelVectors * kLanes<T>;
+// kernels.h gives the sizes of scratch for any instruction set.
+static_assert(kBlockRows == 6 && kPanel<float> <= 64, "see weight_grad_scratch and step_panel");
 
 // Columns of a packed matrix: whole vectors. Columns past the last hold zeros.
 template <class T>

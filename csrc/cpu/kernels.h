@@ -164,7 +164,7 @@ struct LstmSequenceParams {
 constexpr int64_t packed_size(int64_t H, int64_t K) { return (H + 15) / 16 * 16 * 4 * K; }
 
 // With a folded table (ids given) the gradient goes to its rows, with x to what it was
-// projected from, and grad_gates is a ring that holds the last `slots` steps done; else
+// projected from, and grad_gates is a `ring` that holds the last `slots` steps done; else
 // grad_gates is an output and slots is T.
 template <class T>
 struct LstmSequenceBackwardParams {
@@ -182,7 +182,7 @@ struct LstmSequenceBackwardParams {
   const T* c0;             // [B, H]
   const int64_t* lengths;  // [B] or null
   T* grad_gates;           // [slots, B, 4H]; an output [T, B, 4H] has zeros in the padding
-  T* grad_table;           // [V, 4H], null if and only if ids is
+  T* grad_table;           // [V, 4H] with ids, else null
   T* grad_x;               // [T, B, E], zeros in the padding, or null; null without x
   T* grad_w_ih;            // [4H, E] or null; null without x
   T* grad_bias;            // [4H] or null; null without x
@@ -197,6 +197,7 @@ struct LstmSequenceBackwardParams {
   int64_t steps, B, E, H, V;
   int64_t chunk;  // steps after which the sums over all tokens take in what is there
   int64_t slots;  // chunk + 1, or T
+  bool ring;      // said apart: a result without elements, such as V = 0, is null too
   bool reverse;
   bool split_batch;
   bool zero_h0;  // all of h0 is 0
@@ -254,7 +255,7 @@ constexpr int64_t linear_grad_scratch() {
          (kLinearGradTiles * 6 + 15) / 16 * 16 + kLinearGradTiles * 6 * kLinearGradColumns<T>;
 }
 
-// Loss per token of logits input @ weight.T + bias, and with grad_weight its gradients too.
+// Loss per token of logits input @ weight.T + bias, and with grad_bias its gradients too.
 template <class T>
 struct LinearCrossEntropyParams {
   const T* input;         // [N, H]
@@ -266,8 +267,8 @@ struct LinearCrossEntropyParams {
   double grad_scale;
   T* loss;          // [N] or null, 0 where ignored
   T* grad_input;    // [N, H] or null, 0 where ignored
-  T* grad_weight;   // [C, H] or null: no gradients at all
-  T* grad_bias;     // [C], null if and only if grad_weight is
+  T* grad_weight;   // [C, H] or null
+  T* grad_bias;     // [C] or null: no gradients at all (the others are null also where H = 0)
   T* workspace;     // linear_cross_entropy_workspace elements, aligned to 64 bytes
   int64_t N, H, C;  // C > 0
   int64_t ignore_index;

@@ -27,7 +27,8 @@ constexpr int64_t kWeightsPerRow = 1 << 20;
 constexpr int64_t kElementsPerMember = 16384;
 
 void check_input(const char* op, const Tensor& x, const std::optional<Tensor>& table,
-                 const Tensor& w_ih) {
+                 const Tensor& w_ih, const Tensor& w_hh) {
+  check_shape(op, "w_hh", w_hh, {kAny, kAny});  // all that projects_in_steps takes for granted
   check_cpu(op, "w_ih", w_ih);
   const ScalarType dtype = check_real(op, "w_ih", w_ih);
   check_dense(op, "w_ih", w_ih, dtype, {kAny, kAny});
@@ -196,7 +197,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> lstm_layer(
     const Tensor& h0, const Tensor& c0, const std::optional<Tensor>& lengths,
     int64_t /*padding_idx*/, bool reverse, bool save) {
   constexpr const char* op = "lstm_layer";
-  check_input(op, x, table, w_ih);
+  check_input(op, x, table, w_ih, w_hh);
   if (projects_in_steps(x, table, w_ih, w_hh)) {
     std::optional<Tensor> bias = sum_of(op, b_ih, b_hh, w_ih);
     if (!bias) bias = torch::stable::new_zeros(w_ih, {w_ih.size(0)});
@@ -216,7 +217,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> lstm_layer_ba
     const std::optional<Tensor>& lengths, int64_t padding_idx, bool reverse, bool need_x,
     bool need_w_ih, bool need_bias, bool need_h0) {
   constexpr const char* op = "lstm_layer_backward";
-  check_input(op, x, table, w_ih);
+  check_input(op, x, table, w_ih, w_hh);
   if (projects_in_steps(x, table, w_ih, w_hh)) {
     auto [grad_x, grad_w_ih, grad_bias, grad_w_hh, grad_h0, grad_c0] =
         lstm_over_input_backward(grad_y, grad_h_n, grad_c_n, act, cell, y, x, w_ih, w_hh, h0,

@@ -23,11 +23,6 @@ int64_t members(int64_t M, int64_t N, int64_t K) {
                              static_cast<int64_t>(torch::stable::get_num_threads()));
 }
 
-template <class T>
-T* scratch(int64_t elements) {
-  return static_cast<T*>(cpu::Workspace::get(elements * static_cast<int64_t>(sizeof(T))));
-}
-
 // rows [M, K] times weight [N, K] transposed, or where `transposed` [K, N] as it is.
 Tensor product(const char* op, const char* name, const Tensor& rows, const Tensor& weight,
                const std::optional<Tensor>& bias, bool transposed) {
@@ -50,7 +45,7 @@ Tensor product(const char* op, const char* name, const Tensor& rows, const Tenso
                                  data<T>(weight),
                                  data<T>(bias),
                                  mutable_data<T>(output),
-                                 scratch<T>(cpu::linear_packed(N, K)),
+                                 cpu::Workspace::get<T>(cpu::linear_packed(N, K)),
                                  M,
                                  N,
                                  K,
@@ -89,14 +84,15 @@ std::tuple<Tensor, Tensor> linear_weight_grad(const Tensor& grad, const Tensor& 
   with_real(dtype, [&](auto zero) {
     using T = decltype(zero);
     const int64_t size = members(M, N, K);
-    const cpu::LinearWeightGradParams<T> p{data<T>(grad),
-                                           data<T>(input),
-                                           mutable_data<T>(grad_weight),
-                                           need_bias ? mutable_data<T>(grad_bias) : nullptr,
-                                           scratch<T>(size * cpu::linear_grad_scratch<T>()),
-                                           M,
-                                           N,
-                                           K};
+    const cpu::LinearWeightGradParams<T> p{
+        data<T>(grad),
+        data<T>(input),
+        mutable_data<T>(grad_weight),
+        need_bias ? mutable_data<T>(grad_bias) : nullptr,
+        cpu::Workspace::get<T>(size * cpu::linear_grad_scratch<T>()),
+        M,
+        N,
+        K};
     const auto kernel = cpu::kernels().table(zero).linear_weight_grad;
     run_team(size, [&](const Team& team) { kernel(p, team); });
   });

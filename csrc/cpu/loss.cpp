@@ -84,8 +84,7 @@ struct Problem {
     const int team_size = static_cast<int>(
         std::clamp<int64_t>(N * H * C / kProductsPerMember, 1,
                             static_cast<int64_t>(torch::stable::get_num_threads())));
-    p.workspace = static_cast<T*>(cpu::Workspace::get(
-        table.linear_cross_entropy_workspace(p, team_size) * static_cast<int64_t>(sizeof(T))));
+    p.workspace = cpu::Workspace::get<T>(table.linear_cross_entropy_workspace(p, team_size));
     run_team(team_size, [&](const Team& team) { table.linear_cross_entropy(p, team); });
   }
 

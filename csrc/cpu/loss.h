@@ -62,7 +62,7 @@ LossWorkspace loss_workspace(const LinearCrossEntropyParams<T>& p, int team_size
   w.weight_rows = take(p.grad_input ? lines(p.H) * p.C : 0);
   w.bias = take(p.C);
   w.smooth = take(padded_columns<T>(p.C) + 1);
-  w.grad_weight = take(p.grad_weight ? (w.chunks - 1) * p.C * p.H : 0);
+  w.grad_weight = take(p.grad_bias ? (w.chunks - 1) * p.C * p.H : 0);
   w.grad_bias = take(p.grad_bias ? w.chunks * w.logits_step : 0);
   w.members = end;
   w.member_size = kTileTokens * (w.logits_step + kPanel<T>);
@@ -131,7 +131,7 @@ void loss_row(const LinearCrossEntropyParams<T>& p, const LossWorkspace& w, int6
   if (p.loss) {
     p.loss[n] = target_weight * (log_sum - target_z) + (smooth_sum * log_sum - smooth_z);
   }
-  if (!p.grad_weight) return;
+  if (!p.grad_bias) return;
 
   const double g = p.grad_loss ? p.grad_loss[n] : p.grad_scale;
   const Vec<T> factor = broadcast(T(g * (target_weight + smooth_sum) / sum));
@@ -161,7 +161,7 @@ void loss_tile(const LinearCrossEntropyParams<T>& p, const LossWorkspace& w, int
     multiply(M, C, H, logits_row, p.workspace + w.weight_rows,
              [&](int64_t i) { return p.grad_input + tokens[i] * H; });
   }
-  if (!p.grad_weight) return;
+  if (!p.grad_bias) return;
 
   T* grad_weight =
       chunk == 0 ? p.grad_weight : p.workspace + w.grad_weight + (chunk - 1) * C * H;
@@ -256,7 +256,7 @@ void linear_cross_entropy(const LinearCrossEntropyParams<T>& p, const Team& team
     }
     if (M > 0 || first) loss_tile(p, w, team.rank, chunk, tokens, M, first);
   }
-  if (!p.grad_weight) return;
+  if (!p.grad_bias) return;
   team.barrier->wait();
 
   const int64_t per_line = 64 / sizeof(T);

@@ -76,7 +76,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> run_forward(
     const Split split(B, H, K, sizeof(T_));
     p.split_batch = split.batch;
     if (p.x || packs(T, B, w_hh)) {
-      p.packed = static_cast<T_*>(cpu::Workspace::get(cpu::packed_size(H, K) * sizeof(T_)));
+      p.packed = cpu::Workspace::get<T_>(cpu::packed_size(H, K));
     }
     std::atomic<bool> infinite{false};
     p.infinite = &infinite;

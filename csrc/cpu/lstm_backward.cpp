@@ -68,14 +68,14 @@ std::tuple<Tensor, Tensor, Tensor> run_backward(const Saved& saved, const Ragged
     set_input(p);
     p.chunk = std::clamp<int64_t>(cpu::kWeightGradDepth / std::max<int64_t>(B, 1), 1,
                                   std::max<int64_t>(T, 1));
+    p.ring = ring;
     p.slots = ring ? p.chunk + 1 : T;
     const Split split(B, H, p.E + H, sizeof(T_));
     const int64_t packed = cpu::packed_size(H, H);
     const int64_t packed_ih = p.grad_x ? cpu::packed_size(p.E, H) : 0;
     const int64_t scratch = (cpu::weight_grad_scratch(H, split.members) + 15) / 16 * 16;
     const int64_t gates = ring ? p.slots * B * 4 * H : 0;
-    p.packed = static_cast<T_*>(
-        cpu::Workspace::get(sizeof(T_) * (packed + packed_ih + scratch + gates)));
+    p.packed = cpu::Workspace::get<T_>(packed + packed_ih + scratch + gates);
     p.packed_ih = p.packed + packed;
     p.weight_scratch = p.packed_ih + packed_ih;
     if (ring) p.grad_gates = p.weight_scratch + scratch;

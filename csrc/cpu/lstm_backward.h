@@ -117,7 +117,7 @@ void lstm_backward(const LstmSequenceBackwardParams<T>& p, const Team& team) {
     for (int64_t t = length; t < p.steps; ++t) {
       const int64_t token = t * B + b;
       if (p.grad_x) __builtin_memset(p.grad_x + token * p.E, 0, sizeof(T) * p.E);
-      if (in_ring(p)) continue;
+      if (p.ring) continue;
       __builtin_memset(p.grad_gates + token * 4 * H, 0, sizeof(T) * 4 * H);
     }
     if (length > 0) continue;

@@ -18,12 +18,8 @@ int64_t alive_at(const LstmSequenceBackwardParams<T>& p, int64_t t) {
   return p.alive ? p.alive[t] : p.B;
 }
 template <class T>
-bool in_ring(const LstmSequenceBackwardParams<T>& p) {
-  return p.grad_table || p.x;
-}
-template <class T>
 T* grad_gates_at(const LstmSequenceBackwardParams<T>& p, int64_t s) {
-  const int64_t slot = in_ring(p) ? s % p.slots : step_at(p, s);
+  const int64_t slot = p.ring ? s % p.slots : step_at(p, s);
   return p.grad_gates + slot * p.B * 4 * p.H;
 }
 

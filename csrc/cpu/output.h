@@ -17,8 +17,9 @@ inline Tensor new_output(const Tensor& like, const std::vector<int64_t>& sizes) 
   for (size_t d = sizes.size(); d-- > 1;)
     strides[d - 1] = strides[d] * std::max<int64_t>(sizes[d], 1);
   int64_t bytes = like.element_size();
-  for (int64_t size : sizes) bytes *= size;
-  if (bytes < cpu::BlockPool::kSmallest) {
+  bool too_large = false;  // for int64: torch says so
+  for (int64_t size : sizes) too_large |= __builtin_mul_overflow(bytes, size, &bytes);
+  if (too_large || bytes < cpu::BlockPool::kSmallest) {
     int32_t dtype = 0;
     TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(like.get(), &dtype));
     AtenTensorHandle handle = nullptr;

@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
-#include <vector>
+#include <memory>
 
 #include "../parallel.h"
 #include "dispatch.h"
@@ -63,16 +63,20 @@ double multiply_add_rate() {
 double read_rate(int64_t bytes) {
   constexpr int64_t kUnit = 512;  // 8 of the widest vectors
   const int64_t n = std::max<int64_t>(bytes / kUnit, 1) * kUnit / sizeof(float);
+  const int64_t threads = torch::stable::get_num_threads();
+  // All at once, since a member that failed would leave the others at the barrier for ever.
+  const std::unique_ptr<float[]> memory(new float[threads * n]);
   double rate = 0;
   std::atomic<bool> longer{false};
   const auto& table = kernels().f32;
-  run_team(torch::stable::get_num_threads(), [&](const Team& team) {
-    const std::vector<float> own(n, 1.f);  // touched first by who reads it
+  run_team(threads, [&](const Team& team) {
+    float* own = memory.get() + team.rank * n;
+    std::fill(own, own + n, 1.f);  // touched first by who reads it
     volatile float result = 0;
     const double found = highest_rate(team, longer, static_cast<double>(n * sizeof(float)),
                                       [&](int64_t repeats) {
                                         for (int64_t i = 0; i < repeats; ++i) {
-                                          result = result + table.read_all(own.data(), n);
+                                          result = result + table.read_all(own, n);
                                         }
                                       });
     if (team.rank == 0) rate = found;

@@ -16,14 +16,10 @@ namespace {
 // Below this many multiplications a second thread costs more than it saves.
 constexpr int64_t kProductsPerMember = 1 << 17;
 
-int64_t members(int64_t B, int64_t E, int64_t H) {
-  return std::clamp<int64_t>(B * 4 * H * (E + H) / kProductsPerMember, 1,
+// For 4H gates and K columns of weights.
+int64_t members(int64_t B, int64_t H, int64_t K) {
+  return std::clamp<int64_t>(B * 4 * H * K / kProductsPerMember, 1,
                              static_cast<int64_t>(torch::stable::get_num_threads()));
-}
-
-template <class T>
-T* scratch(int64_t elements) {
-  return static_cast<T*>(cpu::Workspace::get(elements * static_cast<int64_t>(sizeof(T))));
 }
 
 // From this many rows on packing the weights pays.
@@ -55,7 +51,7 @@ std::tuple<Tensor, Tensor, Tensor> lstm_step(const Tensor& x, const Tensor& h, c
   Tensor h_new = rows(x, B, H), c_new = rows(x, B, H), act = rows(x, B, 4 * H);
   with_real(dtype, [&](auto zero) {
     using T = decltype(zero);
-    const int64_t size = members(B, E, H);
+    const int64_t size = members(B, H, E + H);
     const bool packs = B >= kPackedRows;
     const cpu::LstmStepParams<T> p{
         data<T>(x),
@@ -68,7 +64,7 @@ std::tuple<Tensor, Tensor, Tensor> lstm_step(const Tensor& x, const Tensor& h, c
         mutable_data<T>(h_new),
         mutable_data<T>(c_new),
         mutable_data<T>(act),
-        packs ? scratch<T>(cpu::step_scratch(B, E + H, size)) : nullptr,
+        packs ? cpu::Workspace::get<T>(cpu::step_scratch(B, E + H, size)) : nullptr,
         B,
         E,
         H};
@@ -99,7 +95,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> lstm_step_backward(
   Tensor grad_x = rows(c, B, E, need_x), grad_h = rows(c, B, H, need_h);
   with_real(dtype, [&](auto zero) {
     using T = decltype(zero);
-    const int64_t size = members(B, need_x * E, need_h * H);
+    const int64_t size = members(B, H, need_x * E + need_h * H);
     const cpu::LstmStepBackwardParams<T> p{
         {data<T>(grad_h_new), data<T>(grad_c_new), data<T>(act), data<T>(c),
          mutable_data<T>(grad_gates), mutable_data<T>(grad_c), B, H},
@@ -107,7 +103,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> lstm_step_backward(
         data<T>(w_hh),
         need_x ? mutable_data<T>(grad_x) : nullptr,
         need_h ? mutable_data<T>(grad_h) : nullptr,
-        scratch<T>(size * cpu::step_panel(cpu::kStepDepth)),
+        cpu::Workspace::get<T>(size * cpu::step_panel(cpu::kStepDepth)),
         E};
     const auto kernel = cpu::kernels().table(zero).lstm_step_backward;
     run_team(size, [&](const Team& team) { kernel(p, team); });

@@ -128,6 +128,9 @@ void multiply_columns(const T* a, const T* w, T* out, int64_t B, int64_t M, int6
     case 4:
       return stream_columns<T, 4>(a, w, out, M, K, begin, end);
   }
+  for (int64_t b = 0; M == 0 && b < B; ++b) {  // a sum of nothing, which no piece below writes
+    __builtin_memset(out + b * K + begin, 0, sizeof(T) * (end - begin));
+  }
   const Tiles tiles(0, B);
   const int64_t vectors = round_up(end - begin, kLanes<T>);
   const int64_t panels = round_up(vectors, kPanelVectors);

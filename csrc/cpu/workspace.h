@@ -51,6 +51,12 @@ class Workspace {
     return workspace.grow(bytes);
   }
 
+  // The same for `count` elements.
+  template <class T>
+  static T* get(int64_t count) {
+    return static_cast<T*>(get(count * static_cast<int64_t>(sizeof(T))));
+  }
+
   ~Workspace() { std::free(memory_); }
 
  private:
