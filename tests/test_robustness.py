@@ -1,6 +1,7 @@
 """Odd numbers, long runs, many threads, torch's other machinery around our modules."""
 
 import gc
+import os
 import resource
 import subprocess
 import sys
@@ -122,6 +123,40 @@ def test_the_end_of_memory_is_torchs_error() -> None:
     """Of torch's type and with the words that programs look for, and the process goes on."""
     done = subprocess.run([sys.executable, "-c", MEMORY_ENDS], capture_output=True, text=True)
     assert done.stdout.split() == ["True"] * 3, done.stderr
+
+
+KEPT_MAKES_ROOM = """
+import resource, torch, fastchar
+module = fastchar.Embedding(5, 256)
+with torch.no_grad():
+    module(torch.zeros(300_000, dtype=torch.int64))  # 300 MB, kept
+    with open("/proc/self/statm") as file:
+        now = int(file.read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (now + (256 << 20), -1))
+    module(torch.zeros(450_000, dtype=torch.int64))
+"""
+
+
+@pytest.mark.native
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is counted in /proc")
+def test_what_is_kept_makes_room() -> None:
+    """Where there is no memory left but what freed results lie in, a larger one has that."""
+    done = subprocess.run([sys.executable, "-c", KEPT_MAKES_ROOM], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.native
+def test_large_results_memory_is_kept() -> None:
+    """The next step has it without asking the system, which costs as much as the step."""
+    if os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGESIZE") < 7 << 30:
+        pytest.skip("of so small a memory less is kept")
+    ids = torch.zeros(100_000, 4, dtype=torch.int64)
+    embedding = fastchar.Embedding(5, 256).requires_grad_(False)
+    embedding(ids)  # 400 MB
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    embedding(ids)
+    faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+    assert faults < 50  # 195 in huge pages
 
 
 OF_TOKENS = """

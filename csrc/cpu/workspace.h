@@ -4,6 +4,8 @@
 
 #include <pthread.h>
 #include <sys/mman.h>
+#include <unistd.h>
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
@@ -74,13 +76,12 @@ class Workspace {
 };
 
 // Blocks of outputs whose tensors are gone, for the next call to use: a training step asks for
-// the same sizes over and over. Keeps at most kKept bytes; what comes back beyond that is
-// freed.
+// the same sizes over and over. Keeps at most 1 GiB, and of a small machine's memory a
+// sixteenth; what comes back beyond that is freed.
 class BlockPool {
  public:
   static constexpr int64_t kSmallest = int64_t{1}
                                        << 20;  // below, malloc keeps the pages itself
-  static constexpr int64_t kKept = int64_t{1} << 28;
 
   // Never destroyed: tensors may outlive everything static.
   static BlockPool& get() {
@@ -106,22 +107,34 @@ class BlockPool {
         return block.memory;
       }
     }
+    try {
+      return allocate_block(bytes, capacity);
+    } catch (const std::runtime_error&) {
+      let_go_beyond(0);
+    }
     return allocate_block(bytes, capacity);
   }
 
-  // The oldest blocks make room.
   void give_back(void* memory, int64_t capacity) {
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      free_.push_back({memory, capacity});
+      kept_ += capacity;
+    }
+    let_go_beyond(most_kept_);
+  }
+
+ private:
+  // The oldest blocks first.
+  void let_go_beyond(int64_t most) {
     const std::lock_guard<std::mutex> lock(mutex_);
-    free_.push_back({memory, capacity});
-    kept_ += capacity;
-    while (kept_ > kKept) {
+    while (kept_ > most) {
       std::free(free_.front().memory);
       kept_ -= free_.front().capacity;
       free_.erase(free_.begin());
     }
   }
 
- private:
   struct Block {
     void* memory;
     int64_t capacity;
@@ -136,6 +149,11 @@ class BlockPool {
     return pool;
   }
 
+  static int64_t memory_of_the_machine() {
+    return static_cast<int64_t>(sysconf(_SC_PHYS_PAGES)) * sysconf(_SC_PAGESIZE);
+  }
+
+  const int64_t most_kept_ = std::min(int64_t{1} << 30, memory_of_the_machine() / 16);
   std::mutex mutex_;
   std::vector<Block> free_;  // oldest first
   int64_t kept_ = 0;
