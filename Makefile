@@ -10,7 +10,7 @@ PIP := $(BIN)/pip install --disable-pip-version-check --quiet
 .PHONY: help build demo test test-fallbacks test-versions lint format bench gpu-check clean
 
 help:
-	@echo "make demo    train a grapheme-to-phoneme model on the CMU dictionary (about 8 minutes)"
+	@echo "make demo    train a grapheme-to-phoneme model on the CMU dictionary (minutes)"
 	@echo "make test    build and run the tests"
 	@echo "make test-versions  build and test with each interpreter of PYTHONS, loading each other's library"
 	@echo "make test-fallbacks  run them without the kernels: switched off, and not built"
