@@ -59,19 +59,26 @@ def _loss(model: Seq2Seq, pairs: list[Pair]) -> float:
     return total / symbols
 
 
-def test_metrics_of_pairs_are_what_they_say(tmp_path: Path, pairs_file: Path) -> None:
-    """Losses are means over symbols, not over batches; error rates are those of `evaluate`."""
-    dev = list(few_pairs()[60:80])
-    options = {**STILL, "label_smoothing": 0.0, "batch_size": 7, "epochs": 1}
+def _one_epoch(
+    folder: Path, pairs_file: Path, dev: list[Pair], **options: object
+) -> tuple[Seq2Seq, dict[str, float]]:
+    """A model that held out `dev`, and the row of its epoch."""
     config = Config(
         data=str(pairs_file),
-        dev=str(write_pairs(tmp_path / "dev.tsv", dev)),
-        out=str(tmp_path / "run"),
-        **options,
+        dev=str(write_pairs(folder / "dev.tsv", dev)),
+        out=str(folder / "run"),
+        **{**STILL, "epochs": 1, **options},
     )
     model = train(config, QUIET).model
     assert isinstance(model, Seq2Seq)
-    (row,) = read_metrics(tmp_path / "run" / "metrics.csv")
+    (row,) = read_metrics(folder / "run" / "metrics.csv")
+    return model, row
+
+
+def test_metrics_of_pairs_are_what_they_say(tmp_path: Path, pairs_file: Path) -> None:
+    """Losses are means over symbols, not over batches; error rates are those of `evaluate`."""
+    dev = list(few_pairs()[60:80])
+    model, row = _one_epoch(tmp_path, pairs_file, dev, label_smoothing=0.0, batch_size=7)
     assert row["train_loss"] == pytest.approx(_loss(model, list(few_pairs()[:60])), rel=1e-4)
     first = list({word: (word, target) for word, target in reversed(dev)}.values())
     assert row["dev_loss"] == pytest.approx(_loss(model, first), rel=1e-4)
@@ -279,17 +286,8 @@ def test_bytes_that_are_no_text_are_one_symbol_each(
 
     monkeypatch.setattr(Seq2Seq, "greedy", greedy)
     monkeypatch.setattr(seq2seq, "greedy_search", lambda *given: greedy(None, given[3][None]))
-    options = {**STILL, "target_mode": "bytes", "epochs": 1}
     dev = [("ab", "x"), ("cd", "y")]
-    config = Config(
-        data=str(pairs_file),
-        dev=str(write_pairs(tmp_path / "dev.tsv", dev)),
-        out=str(tmp_path / "run"),
-        **options,
-    )
-    model = train(config, QUIET).model
-    assert isinstance(model, Seq2Seq)
-    (row,) = read_metrics(tmp_path / "run" / "metrics.csv")
+    model, row = _one_epoch(tmp_path, pairs_file, dev, target_mode="bytes")
     found = evaluate(model, dev)
     assert row["dev_per"] == found.rates.per == 2
     assert found.confusions.total() == 4
