@@ -3,12 +3,13 @@
     python -m benchmarks.gpu_check        (or: make gpu-check)
 
 Builds for this GPU, runs the CUDA tests, times the kernels against torch's by CUDA-graph replay,
-then runs compute-sanitizer on small cases, and with the time that is left times more. Needs torch
-with CUDA, nvcc, pytest and hypothesis; downloads and installs nothing. Writes gpu_check.json and
-gpu_check.md into $OUT (default benchmarks/results/gpu) after every part, and as benchmark points
-come: one that fails or hangs is ended, it says so there, and the next one runs. Exit code 1 if the
-build, a test or a sanitizer failed. $GPU_CHECK_SECONDS has more time for everything (1500: the
-whole grid of points, and sanitizers in no hurry).
+then runs compute-sanitizer on small cases and Nsight Compute, and with the time that is left times
+more. Needs torch with CUDA, nvcc, pytest and hypothesis; downloads and installs nothing. Writes
+gpu_check.json and gpu_check.md into $OUT (default benchmarks/results/gpu) after every part, and as
+benchmark points come, and what Nsight Compute found as gpu_profile.*: what fails or hangs is ended,
+it says so there, and the next one runs. Exit code 1 if the build, a test or a sanitizer failed.
+$GPU_CHECK_SECONDS has more time for everything (1500: the whole grid of points, and sanitizers in
+no hurry).
 """
 
 import contextlib
@@ -24,6 +25,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +49,7 @@ FOR_SANITIZERS = 0.35 * SECONDS  # of what the benchmarks can spare
 # kernels run. Each is as in a fresh shell, but for this GPU alone.
 CHOICES = ("FASTCHAR_BACKEND", "FASTCHAR_CUDA_LSTM", "FASTCHAR_CPU_ISA")
 POINTS = [sys.executable, "-m", "benchmarks.gpu_points"]
+TIMED = ("embedding_backward", "lstm", "ways")  # the groups of the points
 A_POINT = 40  # seconds after which a benchmark point hangs
 STARTS = 6  # of the process that measures the points
 A_TOOL = 65  # seconds of a sanitizer
@@ -62,18 +65,23 @@ KEPT = 12000  # characters of an output's begin and of its end, of a check that 
 WATCH = ["--kernel-name", "kns=fastchar", "--report-api-errors", "no", "--error-exitcode", "9"]
 WATCH += ["--destroy-on-device-error", "kernel", "--show-backtrace", "device"]
 WATCH += ["--print-limit", "20", "--target-processes", "application-only", "--launch-timeout", "0"]
-# The tests that need a GPU in processes of their own, since one kernel that hangs or traps takes
-# along what runs with it: the seconds that each may take, the file, and what it selects there if
-# not all.
+# The tests in processes of their own, since one kernel that hangs or traps takes along what runs
+# with it: the file, and what is selected there if not all.
+A_GROUP = 90  # seconds of one, beside the others
 PARITY, LAUNCH = "tests/test_cuda_parity.py", "tests/test_cuda_launch.py"
 WAYS = ("block", "cluster", "grid", "steps")
 SEQUENCES = "test_sequence or lstm_in_float32 or autocast or beyond or torch_lstm"
 GROUPS = {
-    "embedding, cell, loss": (60, PARITY, "test_embedding or test_cell or test_loss"),
-    **{f"every way: {way}": (60, PARITY, f"every_way and {way}") for way in WAYS},
-    "sequences": (60, PARITY, SEQUENCES),
-    "streams, graphs": (60, LAUNCH, ""),
+    "embedding, cell, loss": (PARITY, "test_embedding or test_cell or test_loss"),
+    **{f"every way: {way}": (PARITY, f"every_way and {way}") for way in WAYS},
+    "sequences": (PARITY, SEQUENCES),
+    "streams, graphs": (LAUNCH, ""),
+    "ptxas's report": ("tests/test_cuda_build.py", ""),
 }
+A_PROFILE = 90  # seconds
+# ncu's options; the clocks stay as they are.
+PROFILE = ["--set", "full", "--clock-control", "none", "--force-overwrite"]
+PROFILE += ["--kernel-name-base", "demangled", "--kernel-name", "regex:fastchar"]
 
 
 def run(what: str, command: list[str], seconds: float, **more: str) -> Entry:
@@ -165,12 +173,23 @@ def checks(left: Callable[[], float]) -> Iterator[Entry]:
     yield loaded
     if not loaded["passed"]:
         return
+    # All groups at the same time: most of it is Python starting, and float64 on the CPU.
+    together = 1 if one_process_at_a_time() else len(GROUPS)
+    threads = max(1, (os.cpu_count() or 1) // together)
     options = ["-vv", "-rs", "--tb=short", "-p", "no:cacheprovider"]
-    for what, (seconds, file, selected) in GROUPS.items():
+
+    def tests(group: tuple[str, tuple[str, str]]) -> Entry:
+        what, (file, selected) = group
         command = [python, "-m", "pytest", *options, file, "-k", selected]
-        yield run(what, command, min(seconds * SCALE, left()))
-    command = [python, "-m", "pytest", *options, "tests/test_cuda_build.py"]
-    yield run("ptxas's report", command, min(60 * SCALE, left()))
+        return run(what, command, min(A_GROUP * SCALE, left()), OMP_NUM_THREADS=str(threads))
+
+    with ThreadPoolExecutor(together) as pool:
+        yield from pool.map(tests, GROUPS.items())
+
+
+def one_process_at_a_time() -> bool:
+    """Whether the GPU refuses a second process while it serves one."""
+    return "exclusive" in asked("compute_mode").lower()
 
 
 def sanitizers(left: Callable[[], float]) -> Iterator[Entry]:
@@ -191,10 +210,27 @@ def sanitizers(left: Callable[[], float]) -> Iterator[Entry]:
         yield check
 
 
+def profile(folder: Path, left: Callable[[], float]) -> Entry:
+    """Nsight Compute's report of the kernels that the goals name: gpu_profile.ncu-rep, and as text
+    what it says of each."""
+    ncu = beside_nvcc("ncu")
+    if ncu is None:
+        return not_run("profile", "no ncu on PATH or beside nvcc", None)
+    report = folder / "gpu_profile.ncu-rep"
+    command = [ncu, *PROFILE, "--export", str(report), sys.executable, "-m"]
+    check = run("profile", [*command, "benchmarks.gpu_profile"], min(A_PROFILE * SCALE, left()))
+    if not check["passed"]:  # counters that a machine doesn't let anybody read, say
+        return {**check, "passed": None}
+    details = [ncu, "--import", str(report), "--page", "details"]
+    text = subprocess.run(details, capture_output=True, text=True).stdout
+    (folder / "gpu_profile.txt").write_text(text)
+    return check
+
+
 def benchmarks(
     left: Callable[[], float], file: Path, problems: list[str], keep: Callable[[Entry], None]
 ) -> None:
-    """Both groups' points, measured by `gpu_points` into `file`, which is started again where it
+    """All groups' points, measured by `gpu_points` into `file`, which is started again where it
     fails or hangs; called again it goes on. `problems` get why. `keep` gets all that there are so
     far, now and then, and at the end."""
     for _ in range(STARTS):
@@ -215,8 +251,8 @@ def benchmarks(
 
 
 def measured(file: Path, problems: list[str]) -> Entry:
-    """What `file` has of both groups."""
-    groups: Entry = {"embedding_backward": [], "lstm": [], "problems": problems}
+    """What `file` has of all groups."""
+    groups: Entry = {name: [] for name in TIMED} | {"problems": problems}
     entries = gpu_points.done(file)
     for entry in entries.values():
         if not {"seconds", "forward", "error"} & entry.keys():
@@ -224,7 +260,7 @@ def measured(file: Path, problems: list[str]) -> Entry:
         entry = {key: value for key, value in entry.items() if key != "number"}
         groups[entry.pop("group")].append(entry)
     groups["left_out"] = len(gpu_points.points()) - len(entries)
-    for name in ("embedding_backward", "lstm"):
+    for name in TIMED:
         groups[name].sort(key=lambda entry: [str(v).zfill(8) for v in entry["point"].values()])
     return groups
 
@@ -257,8 +293,9 @@ def watched(
         wait_or_kill(child, 0)
 
 
-def driver() -> str:
-    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+def asked(query: str) -> str:
+    """nvidia-smi's answer for the first GPU."""
+    command = ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[0]
     except (OSError, subprocess.CalledProcessError, IndexError):
@@ -305,7 +342,7 @@ def main() -> int:
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
         "nvcc": nvcc_version(),
-        "driver": driver(),
+        "driver": asked("driver_version"),
         "checks": [],
     }
 
@@ -334,6 +371,7 @@ def main() -> int:
             benchmarks(lambda: left() - spare, points, problems, keep)
             for check in sanitizers(left):
                 note(check)
+            note(profile(folder, left))
             benchmarks(left, points, problems, keep)
     print(markdown(result))
     return 1 if any(check["passed"] is False for check in result["checks"]) else 0

@@ -1,24 +1,13 @@
 """From what `benchmarks.gpu_check` found to Markdown."""
 
 from collections.abc import Iterator
-from typing import Any
 
+from benchmarks.gpu_goals import PLAIN, Entry, by_graph, goals_table, ratio, step_microseconds
 from benchmarks.tables import table
 
-Entry = dict[str, Any]
 # Microseconds a step that an H200 needs at the least, by what blocks need to synchronise: reckoned,
 # for bf16 and B <= 128.
 FLOORS = {256: 0.7, 512: 1.0, 1024: 1.6}
-
-
-def by_graph(entry: Entry) -> dict[str, float]:
-    """Seconds by graph replay where fastchar's call can be captured, whatever the other can."""
-    seconds: dict[str, float] = entry.get("graph_seconds", {})
-    return seconds if "fastchar" in seconds else entry["seconds"]
-
-
-def ratio(seconds: dict[str, float]) -> float:
-    return seconds["torch"] / seconds["fastchar"]
 
 
 def markdown(result: Entry) -> str:
@@ -32,10 +21,14 @@ def markdown(result: Entry) -> str:
         *checks(result["checks"]),
     ]
     groups = result.get("benchmarks", {})
+    if goals := goals_table(groups):
+        parts += ["### Goals", goals]
     if found := groups.get("embedding_backward"):
         parts += ["### Embedding gradient", embedding_table(found)]
     if found := groups.get("lstm"):
         parts += ["### Embedding and LSTM", lstm_table(found)]
+    if found := groups.get("ways"):
+        parts += ["### A step of each way", ways_table(found)]
     parts += [
         f"The benchmarks were started again: {problem}" for problem in groups.get("problems", [])
     ]
@@ -78,12 +71,12 @@ def lstm_table(entries: list[Entry]) -> str:
         if "error" in entry:
             rows.append([*cells, entry["error"], *[""] * 5])
             continue
-        T, H, B = (entry["point"][key] for key in "THB")
+        H, B = entry["point"]["H"], entry["point"]["B"]
         forward, training = entry["forward"], entry["training"]
-        step = by_graph(forward)["fastchar"] / T * 1e6
+        step = step_microseconds(entry)
         star = "*" if forward["eager"] or training["eager"] else ""
-        alone = entry["point"]["layers"] == 1 and not entry["point"]["bidirectional"]
-        floor = FLOORS.get(H) if B <= 128 and alone and entry["point"]["dtype"] == "bf16" else None
+        reckoned = B <= 128 and {**PLAIN, "dtype": "bf16"}.items() <= entry["point"].items()
+        floor = FLOORS.get(H) if reckoned else None
         rows.append([*cells, f"{step:.2f}", f"{100 * floor / step:.0f} %" if floor else ""])
         rows[-1] += [f"{ratio(forward['seconds']):.2f}{star}"]
         rows[-1] += [f"{ratio(training['seconds']):.2f}{star}"]
@@ -93,4 +86,18 @@ def lstm_table(entries: list[Entry]) -> str:
     header = ["H", "B", "T", "layers", "both ways", "ragged", "dtype", "us a step"]
     header += ["of the floor", "ratio, forward", "ratio, training"]
     header += ["eager, forward", "eager, training"]
+    return table(header, rows, right=0)
+
+
+def ways_table(entries: list[Entry]) -> str:
+    """Microseconds a step of each way that may serve a size, forced."""
+    rows = []
+    for entry in entries:
+        cells = [str(v) for v in entry["point"].values()]
+        if "error" in entry:
+            rows.append([*cells, entry["error"], ""])
+            continue
+        both = (entry[part]["seconds"]["fastchar"] for part in ("forward", "backward"))
+        rows.append([*cells, *(f"{seconds * 1e6:.2f}" for seconds in both)])
+    header = ["H", "B", "dtype", "way", "us, forward", "us, backward"]
     return table(header, rows, right=0)

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from benchmarks import gpu_check, gpu_points, gpu_report
+from benchmarks import gpu_check, gpu_goals, gpu_points, gpu_report
 
 MADE_UP = {  # no measurement: numbers that are easy to follow
     "gpu": "No GPU",
@@ -57,6 +57,14 @@ MADE_UP = {  # no measurement: numbers that are easy to follow
                 },
             }
         ],
+        "ways": [
+            {
+                "point": {"H": 512, "B": 8, "dtype": "bf16", "way": "grid"},
+                "forward": {"seconds": {"fastchar": 3e-6}},
+                "backward": {"seconds": {"fastchar": 4.5e-6}},
+            },
+            {"point": {"H": 512, "B": 8, "dtype": "bf16", "way": "block"}, "error": "no room"},
+        ],
         "left_out": 7,
         "problems": ["hung for 40 s: "],
     },
@@ -64,7 +72,7 @@ MADE_UP = {  # no measurement: numbers that are easy to follow
 
 
 def test_report():
-    """Ratios, microseconds a step, the share of the floor and of the bandwidth, and failures."""
+    """Ratios, microseconds a step, the share of the floor and of the bandwidth, goals, failures."""
     text = gpu_report.markdown(MADE_UP)
     assert "| B | FAILED | 2.0 |" in text
     assert "B FAILED: `b`\n\n```\nwhy\n```" in text
@@ -72,8 +80,15 @@ def test_report():
     assert "| 64 | 10 | 8 | float32 | False | 2.0 | 4.00 | 50 % |" in text
     assert "out of memory" in text
     assert "| 2.00 | 50 % | 1.50* | 1.00* |  | 1.00 |" in text
-    assert gpu_report.by_graph(MADE_UP["benchmarks"]["lstm"][0]["training"]) == {"fastchar": 3e-4}
+    assert gpu_goals.by_graph(MADE_UP["benchmarks"]["lstm"][0]["training"]) == {"fastchar": 3e-4}
     assert "7 points" in text
+    assert "| embedding gradient, mean ratio >= 5.00× | 1 | 4.00× | no |" in text
+    assert "copy bandwidth" not in gpu_goals.goals_table(MADE_UP["benchmarks"])  # of 1e6 ids, none
+    assert "| embedding + LSTM, training, every ratio >= 0.95× | 1 | 1.00× | yes |" in text
+    assert "a step of forward <= 1.50 us | 1 | 2.00 us | no |" in text
+    assert "| 512 | 8 | bf16 | grid | 3.00 | 4.50 |" in text
+    assert "| 512 | 8 | bf16 | block | no room |  |" in text
+    assert gpu_goals.goals_table({}) == ""
 
 
 def test_checks_report_failures():
@@ -206,6 +221,45 @@ def test_benchmarks_go_on_after_a_failure(tmp_path, monkeypatch):
     assert "out of luck" in groups["problems"][0]
 
 
+@pytest.mark.parametrize("mode", ["Default", "Exclusive_Process"])
+def test_tests_run_at_the_same_time(mode, monkeypatch):
+    """Unless the GPU serves one process at a time; they are reported in their order, and a build
+    that fails is the end."""
+    running, most, fails = [], [0], []
+
+    def run(what, command, seconds, **more):
+        running.append(what)
+        most[0] = max(most[0], len(running))
+        time.sleep(0.05 if what in gpu_check.GROUPS else 0)
+        running.remove(what)
+        return {"what": what, "passed": what not in fails, "threads": more.get("OMP_NUM_THREADS")}
+
+    monkeypatch.setattr(gpu_check, "run", run)
+    monkeypatch.setattr(gpu_check, "asked", lambda query: mode)
+    monkeypatch.setattr(gpu_check.toolkit, "find_nvcc", lambda: "nvcc")
+    monkeypatch.setattr(gpu_check.os, "cpu_count", lambda: 16)
+    found = list(gpu_check.checks(lambda: 100.0))
+    assert [check["what"] for check in found[2:]] == list(gpu_check.GROUPS)
+    assert (most[0] > 1) == (mode == "Default")
+    assert found[2]["threads"] == ("2" if mode == "Default" else "16")
+    fails.append("build")
+    assert [check["what"] for check in gpu_check.checks(lambda: 100.0)] == ["build"]
+
+
+def test_a_profile_that_cannot_be_made_is_no_failure(monkeypatch, tmp_path):
+    """Without the tool, or where it is not allowed to read counters; else its text is kept."""
+    monkeypatch.setattr(gpu_check, "beside_nvcc", lambda tool: None)
+    assert gpu_check.profile(tmp_path, lambda: 100.0)["passed"] is None
+    tool = tmp_path / "ncu"
+    monkeypatch.setattr(gpu_check, "beside_nvcc", lambda _: str(tool))
+    for code, passed in ((1, None), (0, True)):
+        tool.write_text(f"#!/bin/sh\necho $*\nexit {code}\n")
+        tool.chmod(0o755)
+        assert gpu_check.profile(tmp_path, lambda: 100.0)["passed"] is passed
+    text = (tmp_path / "gpu_profile.txt").read_text()
+    assert text.startswith(f"--import {tmp_path / 'gpu_profile.ncu-rep'}")
+
+
 @pytest.fixture
 def seen_gpu(tmp_path, monkeypatch):
     """A machine with a GPU, by what torch says of it; reports go to tmp_path."""
@@ -287,18 +341,24 @@ def test_what_is_timed_comes_before_the_sanitizers(
 
     for name, value in (("SECONDS", 540), ("FOR_BENCHMARKS", 162.0), ("FOR_SANITIZERS", 189.0)):
         monkeypatch.setattr(gpu_check, name, value)
-    for part in (checks, sanitizers, benchmarks):
+
+    def profile(folder, left):
+        order.append(("profile", left()))
+        return {**MADE_UP["checks"][0], "what": "profile"}
+
+    for part in (checks, sanitizers, benchmarks, profile):
         monkeypatch.setattr(gpu_check, part.__name__, part)
     monkeypatch.setattr(gpu_check, "time", SimpleNamespace(monotonic=lambda: now[0]))
     assert gpu_check.main() == 1
     assert order == [
         ("benchmarks", after_the_tests - spared),
         ("sanitizers", spared),
+        ("profile", spared - 20),
         ("benchmarks", spared - 20),
     ]
     assert files[0] == files[1]
     found = json.loads((tmp_path / "gpu_check.json").read_text())
-    assert [check["passed"] for check in found["checks"]] == [True, True, False]
+    assert [check["passed"] for check in found["checks"]] == [True, True, False, True]
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
@@ -327,7 +387,7 @@ def test_make_takes_the_python_that_sees_a_gpu(tmp_path):
 
 def test_every_parity_test_is_in_one_group():
     """gpu_check runs them in groups, by file and by what their names contain."""
-    files = sorted({file for _, file, _ in gpu_check.GROUPS.values()})
+    files = sorted({file for file, _ in gpu_check.GROUPS.values()})
     command = [sys.executable, "-m", "pytest", "-q", "--collect-only", *files]
     options = ["-p", "no:cacheprovider", "-o", "addopts="]
     done = subprocess.run([*command, *options], capture_output=True, text=True, cwd=gpu_check.ROOT)
@@ -342,7 +402,7 @@ def test_every_parity_test_is_in_one_group():
     for file, name in tests:
         groups = [
             what
-            for what, (_, where, expression) in gpu_check.GROUPS.items()
+            for what, (where, expression) in gpu_check.GROUPS.items()
             if file == where and (not expression or selects(expression, name))
         ]
         assert len(groups) == 1, (name, groups)
@@ -357,7 +417,7 @@ def test_it_needs_only_torch_and_the_test_tools():
 import sys
 sys.modules.update(dict.fromkeys({absent.split()!r}))  # None: an import of it fails
 sys.path.insert(0, "tests")
-import benchmarks.gpu_check, benchmarks.gpu_sanitize
+import benchmarks.gpu_check, benchmarks.gpu_profile, benchmarks.gpu_sanitize
 import conftest, test_cuda_parity, test_cuda_launch, test_cuda_build
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, cwd=gpu_check.ROOT)

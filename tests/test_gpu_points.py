@@ -1,6 +1,7 @@
 """The points of benchmarks/gpu_check.py, and what the sanitizers watch, without a GPU."""
 
 import contextlib
+import os
 from types import SimpleNamespace
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from tf32_switches import tf32
 from torch.overrides import TorchFunctionMode
 
-from benchmarks import gpu_points
+from benchmarks import gpu_points, gpu_race, gpu_ways
 
 
 def test_a_killed_worker_s_last_line_is_no_result(tmp_path):
@@ -18,9 +19,14 @@ def test_a_killed_worker_s_last_line_is_no_result(tmp_path):
 
 
 def test_the_goals_are_measured_first():
-    first = [point for _, point, _ in gpu_points.points()[:12]]
+    """Then what the launcher's choice among the ways is to be set by."""
+    points = gpu_points.points()
+    first = [point for _, point, _ in points[:12]]
     assert sum(p.get("N") == 1_000_000 and p["D"] == 512 for p in first) == 8
     assert {p["B"] for p in first if "H" in p} == {1, 32, 128, 512}
+    ways = len(list(gpu_ways.way_points()))
+    assert {group for group, *_ in points[12 : 12 + ways]} == {"ways"}
+    assert {group for group, *_ in points[12 + ways :]} == {"embedding_backward", "lstm"}
 
 
 class FakeGPU:
@@ -85,22 +91,22 @@ class FakeGPU:
 def test_a_contestant_without_a_graph_makes_the_race_eager(monkeypatch):
     """Like against like: both called from Python then, and the process fit for the next point."""
     gpu = FakeGPU().install(monkeypatch)
-    result = gpu_points.race({"fastchar": [gpu.random] * 3, "torch": [gpu.copying] * 3}, 0.01)
+    result = gpu_race.race({"fastchar": [gpu.random] * 3, "torch": [gpu.copying] * 3}, 0.01)
     assert result["eager"] == {"torch": "operation not permitted when stream is capturing"}
     assert result["seconds"] == result["eager_seconds"]
     assert result["seconds"].keys() == {"fastchar", "torch"}
     assert result["graph_seconds"].keys() == {"fastchar"}
     assert gpu.here == "main"
-    assert gpu_points.FAILED_GRAPHS  # which the allocator goes on asking
+    assert gpu_race.FAILED_GRAPHS  # which the allocator goes on asking
     gpu.random()
     # What is known not to be captured isn't tried.
     before = gpu.captures
-    result = gpu_points.race(
+    result = gpu_race.race(
         {"fastchar": [gpu.random], "torch": [gpu.copying]}, 0.01, eager={"torch": "it copies"}
     )
     assert gpu.captures == before + 1
     assert result["eager"] == {"torch": "it copies"}
-    result = gpu_points.race({"fastchar": [gpu.random] * 2, "torch": [gpu.random] * 2}, 0.01)
+    result = gpu_race.race({"fastchar": [gpu.random] * 2, "torch": [gpu.random] * 2}, 0.01)
     assert result["seconds"] == result["graph_seconds"] == {"fastchar": 0.0015, "torch": 0.0015}
     assert "eager_seconds" not in result
 
@@ -138,6 +144,48 @@ def test_the_points_can_be_measured(monkeypatch):
                 assert part["seconds"].keys() == {"fastchar", "torch"}
                 assert part["eager_seconds"].keys() == {"fastchar", "torch"}
                 assert list(part["eager"]) == (["torch"] if ragged else [])
+
+
+@pytest.mark.native
+def test_a_step_of_each_way_can_be_measured(monkeypatch):
+    """On the CPU, which knows no ways: that of the environment comes back, also after an error."""
+    rand, zeros = torch.rand, torch.zeros
+    FakeGPU().install(monkeypatch)
+    monkeypatch.setattr(torch, "rand", rand)
+    monkeypatch.setattr(torch, "zeros", zeros)
+    chosen = []
+    race = gpu_ways.race
+
+    def noted(*arguments):
+        chosen.append(os.environ[gpu_ways.CHOICE])
+        return race(*arguments)
+
+    monkeypatch.setattr(gpu_ways, "race", noted)
+    with OnTheCPU(), tf32(False):
+        found = gpu_ways.step_times(8, 4, torch.float32, "grid")
+    assert chosen == ["grid", "grid"]
+    assert gpu_ways.CHOICE not in os.environ
+    # Two batches take the fake clock's 3 ms: this much of it is a step's.
+    expected = {"seconds": {"fastchar": 0.0015 / gpu_ways.STEPS}}
+    assert found == {"forward": expected, "backward": expected}
+    monkeypatch.setenv(gpu_ways.CHOICE, "steps")
+    with pytest.raises(ZeroDivisionError), gpu_ways.forced("grid"):
+        assert 1 / 0
+    assert os.environ[gpu_ways.CHOICE] == "steps"
+
+
+@pytest.mark.native
+def test_what_is_profiled_runs(monkeypatch):
+    """Every kernel that a goal names, on the CPU and smaller."""
+    from benchmarks import gpu_profile
+
+    monkeypatch.setattr("fastchar.backends", lambda: {"cuda": ["9.0"]})
+    monkeypatch.setattr(torch, "bfloat16", torch.float32)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(gpu_ways, "STEPS", 2)
+    monkeypatch.setattr(gpu_profile, "IDS", 100)
+    with OnTheCPU():
+        gpu_profile.main()
 
 
 @pytest.mark.native
@@ -182,7 +230,7 @@ def test_what_the_sanitizers_watch_goes_on_after_a_failure(monkeypatch, capsys):
 def test_a_process_spoilt_by_a_capture_is_given_up(monkeypatch, tmp_path):
     """Instead of an error for every point that it would still measure."""
     gpu = FakeGPU(recovers=False).install(monkeypatch)
-    measure = lambda: gpu_points.race({"fastchar": [gpu.copying]}, 0.01)  # noqa: E731
+    measure = lambda: gpu_race.race({"fastchar": [gpu.copying]}, 0.01)  # noqa: E731
     points = [("lstm", {"H": 1}, measure), ("lstm", {"H": 2}, measure)]
     monkeypatch.setattr(gpu_points, "points", lambda: points)
     monkeypatch.setattr("fastchar.backends", lambda: {"cuda": ["9.0"]})
