@@ -1,4 +1,4 @@
-"""What README.md and docs/drop-in.md say to type does run, in the order of the page."""
+"""What README.md, docs/drop-in.md and docs/models.md say to type does run, in their order."""
 
 from __future__ import annotations
 
@@ -66,3 +66,15 @@ def test_command_line_and_model_blocks(
         capsys.readouterr()
         exec("import fastchar\n" + block, {})
     assert len(capsys.readouterr().out.splitlines()) == 3
+
+
+def test_models_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its programs run one after the other, and a run's folder holds what the page says."""
+    monkeypatch.chdir(tmp_path)
+    page = "docs/models.md"
+    with one_thread():
+        exec("\n".join(blocks("python", page)), {})
+    table = (ROOT / page).read_text("utf-8").partition("| file | holds |")[2].partition("\n\n")[0]
+    files = " ".join(row.split("|")[1] for row in table.splitlines() if "`" in row)
+    named = set(re.findall(r"`([\w.]+)/?`", files))
+    assert named == {path.name for path in Path("run").iterdir()}
