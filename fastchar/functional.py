@@ -43,6 +43,10 @@ if backend.native():
 
 __all__ = ["embedding", "embedding_lstm", "linear", "linear_cross_entropy", "lstm", "lstm_cell"]
 
+# Elements of a lookup up to which torch's own is the faster one on the CPU, nothing of it being
+# Python: by itself, and with its gradient, of which torch's takes one thread.
+_LITTLE, _LITTLE_TRAINED = 1 << 20, 1 << 14
+
 
 def embedding(
     input: Tensor,
@@ -55,9 +59,15 @@ def embedding(
 ) -> Tensor:
     """`F.embedding`: ids of any shape, weight [V,E] -> ids.shape + [E].
 
-    IndexError for an id outside 0..V-1, before anything is written. `max_norm`, `sparse` and
-    tables without rows (whose errors are others) run on torch's own code.
+    IndexError for an id outside 0..V-1, before anything is written. `max_norm`, `sparse`, tables
+    without rows (whose errors are others) and lookups so small that a call costs more than the rows
+    run on torch's own code.
     """
+    if max_norm is None and not sparse and _little(input, weight, scale_grad_by_freq):
+        try:
+            return F.embedding(input, weight, padding_idx, None, 2.0, scale_grad_by_freq)
+        except IndexError:  # which doesn't say which id: the kernel's does
+            pass
     served = max_norm is None and not sparse and ids_served(input)
     if not served or kernel_dtype((weight,)) is None or weight.dim() != 2 or weight.shape[0] == 0:
         return reference.embedding(
@@ -66,6 +76,19 @@ def embedding(
     row = _padding_row(padding_idx, weight)
     rows: Tensor = index_error(ops.embedding, weight, input, row, scale_grad_by_freq)
     return rows
+
+
+def _little(ids: Tensor, weight: Tensor, by_freq: bool) -> bool:
+    """Whether torch's own lookup serves as well, and sooner. Its gradient lacks a derivative where
+    it is scaled by frequency, and adds up half precision in half precision."""
+    if torch.compiler.is_compiling() or not isinstance(ids, Tensor):
+        return False
+    if not (ids.is_cpu and weight.is_cpu and weight.dim() == 2):
+        return False
+    elements = ids.numel() * weight.shape[1]
+    if not (weight.requires_grad and torch.is_grad_enabled()):
+        return elements <= _LITTLE
+    return elements <= _LITTLE_TRAINED and not by_freq and weight.dtype.itemsize >= 4
 
 
 def _padding_row(padding_idx: int | None, weight: Tensor) -> int:

@@ -90,6 +90,15 @@ def poisoned() -> Iterator[None]:
 
 
 @pytest.fixture
+def by_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lookups run on the kernel however small they are."""
+    from fastchar import functional
+
+    monkeypatch.setattr(functional, "_LITTLE", -1)
+    monkeypatch.setattr(functional, "_LITTLE_TRAINED", -1)
+
+
+@pytest.fixture
 def full_precision() -> Iterator[None]:
     """On CUDA, fp32 is fp32 but where a test says otherwise."""
     with tf32(False):

@@ -10,6 +10,8 @@ from torch import Tensor
 import fastchar
 from fastchar import functional
 
+pytestmark = pytest.mark.usefixtures("by_kernels")
+
 
 @pytest.fixture
 def threads() -> Iterator[None]:

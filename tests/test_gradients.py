@@ -12,6 +12,7 @@ from torch.func import functional_call, jvp, vmap
 import fastchar
 from fastchar import functional
 
+pytestmark = pytest.mark.usefixtures("by_kernels")
 D = torch.float64
 T, B, E, H, V = 4, 3, 2, 3, 5
 IDS = torch.randint(V, (T, B), generator=torch.Generator().manual_seed(0))

@@ -11,6 +11,8 @@ from strategies import dtypes, laid_out, layouts, seeds, widths
 import fastchar
 from fastchar import functional, reference
 
+pytestmark = pytest.mark.usefixtures("by_kernels")
+
 
 @pytest.mark.usefixtures("poisoned")
 def test_embedding(isa: str) -> None:

@@ -14,6 +14,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 import fastchar
 
+pytestmark = pytest.mark.usefixtures("by_kernels")
 COUNT = 50  # configurations of each module in each dtype
 SIZES = (*WIDTHS, 100)
 SYMBOLS = (2, 31, 128)

@@ -120,3 +120,35 @@ def test_large_lookup(isa: str) -> None:
     weight = torch.randn(50, 64)
     ids = torch.randint(50, (1 << 17,))
     assert torch.equal(functional.embedding(ids, weight), weight[ids])
+
+
+def test_little_lookups_are_torchs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a call costs more than its rows; its gradient too, but one that torch makes in another
+    way. An id out of range is named all the same."""
+    called = []
+    kernel = functional.ops.embedding
+    monkeypatch.setattr(
+        functional.ops, "embedding", lambda *args: called.append(args) or kernel(*args)
+    )
+    E = 64
+    few, more, many = (
+        torch.arange(elements // E) % 7
+        for elements in (functional._LITTLE_TRAINED, functional._LITTLE, 2 * functional._LITTLE)
+    )
+    table = fastchar.Embedding(7, E)
+    with torch.no_grad():
+        for ids in (few, more):
+            assert torch.equal(table(ids), table.weight[ids])
+    table(few).sum().backward()
+    assert not called
+    assert torch.equal(table.weight.grad[:, 0], torch.bincount(few).float())
+
+    low = fastchar.Embedding(7, E, dtype=torch.bfloat16)
+    by_frequency = fastchar.Embedding(7, E, scale_grad_by_freq=True)
+    for count, call in enumerate(
+        (lambda: table(more), lambda: low(few), lambda: by_frequency(few), lambda: table(many)), 1
+    ):
+        call()
+        assert len(called) == count
+    with pytest.raises(IndexError, match=r"expected ids in 0\.\.6, got 7"):
+        table(torch.tensor([7]))
