@@ -1,6 +1,7 @@
 """The recipes in examples/ run as they stand, and learn."""
 
 import importlib.util
+import json
 from pathlib import Path
 from types import ModuleType
 
@@ -64,3 +65,40 @@ def test_embedding_size(tmp_path: Path) -> None:
     assert [line[2] for line in lines if line.count("|") == 3 and "0." in line] == ["a", "d"]
     for picture in ("embedding-size.png", "embedding-map.png"):
         assert (tmp_path / "img" / picture).stat().st_size > 1000
+
+
+def test_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fast_runs: None) -> None:
+    """A recipe's figures take the place of its older ones, in a table of each data set; the page
+    has what the results say."""
+    published = load("published")
+    if published.RESULTS.exists():
+        entries = json.loads(published.RESULTS.read_text())
+        (tmp_path / "same.md").write_text(published.PAGE.read_text("utf-8"), "utf-8")
+        published.write_page(entries, tmp_path / "same.md")
+        assert (tmp_path / "same.md").read_text("utf-8") == published.PAGE.read_text("utf-8")
+
+    words = [a + b + c for a in "abcdef" for b in "abcdef" for c in "abcdef"]
+    for name, own in (("train", words[20:]), ("dev", words[:20])):
+        lines = "".join(f"{w}\t{' '.join(w.upper())}\n" for w in own)
+        (tmp_path / f"{name}.tsv").write_text(lines)
+    (tmp_path / "text.txt").write_text("the cat sat on the mat. " * 400)
+    small = {"embedding_dim": 8, "hidden_size": 16, "epochs": 1}
+    monkeypatch.setitem(published.RECIPES, "cmudict", {"default": small, "large": small})
+    monkeypatch.setitem(published.RECIPES, "text", {"default": {**small, "model": "char_lm"}})
+    page, results = tmp_path / "results.md", tmp_path / "published.json"
+    page.write_text(published.PAGE.read_text("utf-8"), "utf-8")
+    monkeypatch.setattr(published, "PAGE", page)
+    monkeypatch.setattr(published, "RESULTS", results)
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        published.main("cmudict", tmp_path, ["large", "default"])
+    published.main("text", tmp_path / "text.txt", ["default"])
+    entries = json.loads(results.read_text())
+    assert [(entry["data"], entry["recipe"]) for entry in entries] == [
+        ("cmudict", "default"), ("cmudict", "large"), ("text", "default")
+    ]  # fmt: skip
+    assert entries[0]["rates"]["5"]["words"] == 20
+    text = page.read_text("utf-8")
+    assert f"{entries[2]['nats']:.3f} | {entries[2]['bits']:.3f} |" in text
+    assert "20 held-out words" in text
+    assert text.count("hidden_size 16") == 3
