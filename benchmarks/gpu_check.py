@@ -5,9 +5,10 @@
 Builds for this GPU, runs the CUDA tests, times the kernels against torch's by CUDA-graph replay,
 then runs compute-sanitizer on small cases and Nsight Compute, and with the time that is left times
 more. Needs torch with CUDA, nvcc, pytest and hypothesis; downloads and installs nothing. Writes
-gpu_check.json and gpu_check.md into $OUT (default benchmarks/results/gpu) after every part, and as
-benchmark points come, and what Nsight Compute found as gpu_profile.*: what fails or hangs is ended,
-it says so there, and the next one runs. Exit code 1 if the build, a test or a sanitizer failed.
+gpu_check.json and gpu_check.md into $OUT (by default the GPU's folder in benchmarks/results, whence
+`python -m benchmarks.report` takes them to docs/performance.md) after every part, and as benchmark
+points come, and what Nsight Compute found as gpu_profile.*: what fails or hangs is ended, it says
+so there, and the next one runs. Exit code 1 if the build, a test or a sanitizer failed.
 $GPU_CHECK_SECONDS has more time for everything (1500: the whole grid of points, and sanitizers in
 no hurry).
 """
@@ -32,7 +33,7 @@ from typing import Any
 import torch
 
 from benchmarks import gpu_points
-from benchmarks.gpu_report import Entry, markdown
+from benchmarks.gpu_report import Entry, markdown, slug
 
 ROOT = Path(__file__).parent.parent
 _spec = importlib.util.spec_from_file_location("toolkit", ROOT / "csrc" / "cuda" / "build.py")
@@ -335,9 +336,10 @@ def main() -> int:
     def left() -> float:
         return SECONDS - (time.monotonic() - start)
 
-    folder = Path(os.environ.get("OUT") or ROOT / "benchmarks" / "results" / "gpu").resolve()
+    gpu = torch.cuda.get_device_name()
+    folder = Path(os.environ.get("OUT") or ROOT / "benchmarks" / "results" / slug(gpu)).resolve()
     result: Entry = {
-        "gpu": torch.cuda.get_device_name(),
+        "gpu": gpu,
         "date": datetime.date.today().isoformat(),
         "torch": torch.__version__,
         "cuda": torch.version.cuda,

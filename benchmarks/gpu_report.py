@@ -1,5 +1,6 @@
 """From what `benchmarks.gpu_check` found to Markdown."""
 
+import re
 from collections.abc import Iterator
 
 from benchmarks.gpu_goals import PLAIN, Entry, by_graph, goals_table, ratio, step_microseconds
@@ -10,10 +11,28 @@ from benchmarks.tables import table
 FLOORS = {256: 0.7, 512: 1.0, 1024: 1.6}
 
 
+def overview(result: Entry, page: str) -> str:
+    """What it comes to, and the page that has the rest."""
+    failed = [check["what"] for check in result["checks"] if check["passed"] is False]
+    parts = [f"#{title(result)}", goals_table(result.get("benchmarks", {}))]
+    parts += [f"Failed: {', '.join(failed)}."] if failed else []
+    parts += [f"[Every check and every point]({page})"]
+    return "\n\n".join(part for part in parts if part)
+
+
+def slug(gpu: str) -> str:
+    """A GPU's name as that of a folder or page: "nvidia-h200"."""
+    return "-".join(re.findall(r"[a-z0-9]+", gpu.lower()))
+
+
+def title(result: Entry) -> str:
+    return f"## {result['gpu']}, {result['date']}"
+
+
 def markdown(result: Entry) -> str:
     """All of it, as a page."""
     parts = [
-        f"## {result['gpu']}, {result['date']}",
+        title(result),
         f"torch {result['torch']}, CUDA {result['cuda']}, nvcc {result['nvcc']}, driver "
         f"{result['driver']}. Ratios are torch's time over fastchar's, in one run, by CUDA-graph "
         "replay (`*`: one of the two can't be captured, so both were called from Python); under "

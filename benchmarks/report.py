@@ -7,9 +7,10 @@ files in benchmarks/results/.
 """
 
 import argparse
+import json
 from pathlib import Path
 
-from . import goals, other_tables, plots, tables
+from . import goals, gpu_report, other_tables, plots, tables
 from .groups import all_groups
 from .machine import ROOT
 from .run import RESULTS
@@ -17,7 +18,11 @@ from .tables import SPEED, THIRD_PARTY, Result
 
 DOCS = ROOT / "docs"
 FOLDER = "performance"  # of the machines' pages, in DOCS
+GPU_RESULT = "gpu_check.json"
 IMAGES = "../img"  # from there
+NO_GPU = (
+    "No GPU has run the kernels yet: what they reach is still to be measured, by `make gpu-check`."
+)
 ABOUT = (
     "Everything that was measured on this machine, written by `python -m benchmarks.report`. "
     "What the letters and columns mean: [how to read it](../performance.md#how-to-read-it), "
@@ -126,6 +131,18 @@ def third_party(result: Result) -> str:
     return f"{tables.third_party_table(result)}\n\n{tables.third_party_text(result)}"
 
 
+def gpu_section(results: Path, docs: Path) -> str:
+    """What `benchmarks.gpu_check` measured in each of the folders, newest first, and its pages."""
+    found = [json.loads(file.read_text()) for file in results.glob(f"*/{GPU_RESULT}")]
+    found.sort(key=lambda result: result["date"], reverse=True)
+    parts = []
+    for result in found:
+        page = f"{FOLDER}/{gpu_report.slug(result['gpu'])}.md"
+        (docs / page).write_text(gpu_report.markdown(result))
+        parts.append(gpu_report.overview(result, page))
+    return "\n\n".join(parts) or NO_GPU
+
+
 def newest_first(machines: dict[str, dict[str, Result]]) -> list[str]:
     """The machine that was measured last first; what is in a machine's own folder before the
     others, which hold variants: fewer threads, another instruction set."""
@@ -148,8 +165,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--readme", type=Path, default=ROOT / "README.md")
     options = parser.parse_args(arguments)
 
-    folders = sorted(path for path in options.results.iterdir() if any(path.glob("*.json")))
-    machines = {path.name: tables.load(path) for path in folders}
+    groups = (path for path in options.results.glob("*/*.json") if path.name != GPU_RESULT)
+    machines = {path.name: tables.load(path) for path in sorted({path.parent for path in groups})}
     order = newest_first(machines)
     pages = options.docs / FOLDER
     pages.mkdir(exist_ok=True)
@@ -158,6 +175,7 @@ def main(arguments: list[str] | None = None) -> None:
         (pages / f"{name}.md").write_text(page)
     sections = "\n\n".join(overview(name, machines[name]) for name in order)
     rewrite(options.docs / "performance.md", "results", sections)
+    rewrite(options.docs / "performance.md", "gpu", gpu_section(options.results, options.docs))
     rewrite(options.readme, "summary", readme_summary(machines[order[0]]))
     measured = [machines[name][THIRD_PARTY] for name in order if THIRD_PARTY in machines[name]]
     if measured:

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from test_gpu_check import MADE_UP
 
-from benchmarks import grids, report, tables
+from benchmarks import gpu_report, grids, report, tables
 from benchmarks.roofline import Roof
 from benchmarks.run import main as run_benchmarks
 from benchmarks.run import rounded
@@ -111,7 +112,10 @@ def test_report_fills_in_between_the_markers(measured: tables.Result, tmp_path: 
         json.dumps({**measured, "machine": described})
     )
     (docs := tmp_path / "docs").mkdir()
-    (docs / "performance.md").write_text("# Head\n<!-- begin results --><!-- end results -->\nTail")
+    marked = (
+        "# Head\n<!-- begin results --><!-- end results --><!-- begin gpu --><!-- end gpu -->\nTail"
+    )
+    (docs / "performance.md").write_text(f"# Head\n{marked}\nTail")
     readme = tmp_path / "README.md"
     readme.write_text("Before\n<!-- begin summary -->old<!-- end summary -->\nAfter")
     arguments = [f"--results={tmp_path / 'results'}", f"--docs={docs}", f"--readme={readme}"]
@@ -139,6 +143,7 @@ def test_report_fills_in_between_the_markers(measured: tables.Result, tmp_path: 
     report.main(arguments)
     assert (docs / "performance.md").read_text() == text
     assert (docs / "performance" / "test-cpu.md").read_text() == page
+    assert "still to be measured" in text
     third = {"machine": measured["machine"], "group": tables.THIRD_PARTY, "command": "python -m x"}
     (machine / "third_party.json").write_text(json.dumps(third | third_party_models()))
     (docs / "drop-in.md").write_text("A<!-- begin third-party --><!-- end third-party -->Z")
@@ -147,6 +152,15 @@ def test_report_fills_in_between_the_markers(measured: tables.Result, tmp_path: 
     assert "| a model | 3.00 ms | 2.00 ms | **1.50×** (1.40 to 1.60) |" in shown
     assert "| 1.2e-07 and 3.4e-07 |" in shown
     assert "over 5 to 5 interleaved rounds" in shown
+    (gpu := tmp_path / "results" / "a-gpu").mkdir()
+    (gpu / "gpu_check.json").write_text(json.dumps(MADE_UP))
+    report.main(arguments)
+    text = (docs / "performance.md").read_text()
+    assert "still to be measured" not in text
+    assert "### No GPU, 2000-01-01\n\n| goal |" in text
+    assert "Failed: B.\n\n[Every check and every point](performance/no-gpu.md)" in text
+    assert (docs / "performance" / "no-gpu.md").read_text() == gpu_report.markdown(MADE_UP)
+    assert [line for line in text.splitlines() if line.startswith("## Test")] == machines
     with pytest.raises(ValueError, match="end summary"):
         report.replace_between("<!-- begin summary -->", "summary", "")
 
