@@ -70,7 +70,7 @@ bench: build
 gpu-check:
 	@for python in $(BIN)/python $(PYTHON) python; do \
 	  if $$python -c 'import torch; raise SystemExit(not torch.cuda.is_available())' 2>/dev/null; \
-	  then exec $$python -m benchmarks.gpu_check; fi; \
+	  then exec $$python -m benchmarks.gpu.check; fi; \
 	done; \
 	echo "gpu-check: no torch that sees a GPU in $(BIN)/python, $(PYTHON) or python;" \
 	  "make gpu-check PYTHON=... names another" >&2; exit 2

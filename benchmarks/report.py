@@ -10,7 +10,8 @@ import argparse
 import json
 from pathlib import Path
 
-from . import goals, gpu_report, other_tables, plots, tables
+from . import goals, other_tables, plots, tables
+from .gpu import report as gpu_report
 from .groups import all_groups
 from .machine import ROOT
 from .run import RESULTS
@@ -132,7 +133,7 @@ def third_party(result: Result) -> str:
 
 
 def gpu_section(results: Path, docs: Path) -> str:
-    """What `benchmarks.gpu_check` measured in each of the folders, newest first, and its pages."""
+    """What `benchmarks.gpu.check` measured in each of the folders, newest first, and its pages."""
     found = [json.loads(file.read_text()) for file in results.glob(f"*/{GPU_RESULT}")]
     found.sort(key=lambda result: result["date"], reverse=True)
     parts = []

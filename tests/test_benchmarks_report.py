@@ -7,7 +7,8 @@ import pytest
 import torch
 from test_gpu_check import MADE_UP
 
-from benchmarks import gpu_report, grids, report, tables
+from benchmarks import grids, report, tables
+from benchmarks.gpu import report as gpu_report
 from benchmarks.roofline import Roof
 from benchmarks.run import main as run_benchmarks
 from benchmarks.run import rounded

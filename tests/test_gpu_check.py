@@ -1,4 +1,4 @@
-"""What benchmarks/gpu_check.py can promise without a GPU: a report, and a clear refusal."""
+"""What benchmarks/gpu/check.py can promise without a GPU: a report, and a clear refusal."""
 
 import json
 import os
@@ -13,7 +13,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from benchmarks import gpu_check, gpu_goals, gpu_points, gpu_report
+from benchmarks.gpu import check as gpu_check
+from benchmarks.gpu import goals as gpu_goals
+from benchmarks.gpu import points as gpu_points
+from benchmarks.gpu import report as gpu_report
 
 MADE_UP = {  # no measurement: numbers that are easy to follow
     "gpu": "No GPU",
@@ -376,7 +379,7 @@ def test_make_takes_the_python_that_sees_a_gpu(tmp_path):
     done = subprocess.run(
         command, capture_output=True, text=True, cwd=gpu_check.ROOT, env=environment
     )
-    assert "ran -m benchmarks.gpu_check" in done.stdout
+    assert "ran -m benchmarks.gpu.check" in done.stdout
     (tmp_path / "python").write_text("#!/bin/sh\nexit 1\n")
     done = subprocess.run(
         command, capture_output=True, text=True, cwd=gpu_check.ROOT, env=environment
@@ -417,7 +420,7 @@ def test_it_needs_only_torch_and_the_test_tools():
 import sys
 sys.modules.update(dict.fromkeys({absent.split()!r}))  # None: an import of it fails
 sys.path.insert(0, "tests")
-import benchmarks.gpu_check, benchmarks.gpu_profile, benchmarks.gpu_sanitize
+import benchmarks.gpu.check, benchmarks.gpu.profile, benchmarks.gpu.sanitize
 import conftest, test_cuda_parity, test_cuda_launch, test_cuda_build
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, cwd=gpu_check.ROOT)
@@ -427,7 +430,7 @@ import conftest, test_cuda_parity, test_cuda_launch, test_cuda_build
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_it_says_so():
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.gpu_check"], capture_output=True, text=True
+        [sys.executable, "-m", "benchmarks.gpu.check"], capture_output=True, text=True
     )
     assert done.returncode == 2
     assert "needs a GPU" in done.stderr

@@ -1,4 +1,4 @@
-"""The points of benchmarks/gpu_check.py, and what the sanitizers watch, without a GPU."""
+"""The points of benchmarks/gpu/check.py, and what the sanitizers watch, without a GPU."""
 
 import contextlib
 import os
@@ -9,7 +9,9 @@ import torch
 from tf32_switches import tf32
 from torch.overrides import TorchFunctionMode
 
-from benchmarks import gpu_points, gpu_race, gpu_ways
+from benchmarks.gpu import points as gpu_points
+from benchmarks.gpu import race as gpu_race
+from benchmarks.gpu import ways as gpu_ways
 
 
 def test_a_killed_worker_s_last_line_is_no_result(tmp_path):
@@ -177,7 +179,7 @@ def test_a_step_of_each_way_can_be_measured(monkeypatch):
 @pytest.mark.native
 def test_what_is_profiled_runs(monkeypatch):
     """Every kernel that a goal names, on the CPU and smaller."""
-    from benchmarks import gpu_profile
+    from benchmarks.gpu import profile as gpu_profile
 
     monkeypatch.setattr("fastchar.backends", lambda: {"cuda": ["9.0"]})
     monkeypatch.setattr(torch, "bfloat16", torch.float32)
@@ -192,7 +194,7 @@ def test_what_is_profiled_runs(monkeypatch):
 @pytest.mark.parametrize("tool", ["memcheck", "initcheck"])
 def test_what_the_sanitizers_watch_runs(tool, monkeypatch):
     """On the CPU, and in float32, since its kernels know no other of the types."""
-    from benchmarks import gpu_sanitize
+    from benchmarks.gpu import sanitize as gpu_sanitize
 
     monkeypatch.setenv("FASTCHAR_CUDA_LSTM", "")
     monkeypatch.setattr("fastchar.backends", lambda: {"cuda": ["9.0"]})
@@ -206,7 +208,7 @@ def test_what_the_sanitizers_watch_runs(tool, monkeypatch):
 @pytest.mark.native
 def test_what_the_sanitizers_watch_goes_on_after_a_failure(monkeypatch, capsys):
     """A kernel that is refused, or fails, is one of many."""
-    from benchmarks import gpu_sanitize
+    from benchmarks.gpu import sanitize as gpu_sanitize
 
     def fails(*_):
         raise RuntimeError("too many resources")

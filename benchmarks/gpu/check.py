@@ -1,6 +1,6 @@
 """Everything that a machine with an NVIDIA GPU can show, in one command and under ten minutes.
 
-    python -m benchmarks.gpu_check        (or: make gpu-check)
+    python -m benchmarks.gpu.check        (or: make gpu-check)
 
 Builds for this GPU, runs the CUDA tests, times the kernels against torch's by CUDA-graph replay,
 then runs compute-sanitizer on small cases and Nsight Compute, and with the time that is left times
@@ -32,10 +32,10 @@ from typing import Any
 
 import torch
 
-from benchmarks import gpu_points
-from benchmarks.gpu_report import Entry, markdown, slug
+from benchmarks.gpu.points import done, points
+from benchmarks.gpu.report import Entry, markdown, slug
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 _spec = importlib.util.spec_from_file_location("toolkit", ROOT / "csrc" / "cuda" / "build.py")
 assert _spec is not None
 assert _spec.loader is not None
@@ -49,7 +49,7 @@ FOR_SANITIZERS = 0.35 * SECONDS  # of what the benchmarks can spare
 # What an environment, such as a container's, may have chosen otherwise: for whom to compile, which
 # kernels run. Each is as in a fresh shell, but for this GPU alone.
 CHOICES = ("FASTCHAR_BACKEND", "FASTCHAR_CUDA_LSTM", "FASTCHAR_CPU_ISA")
-POINTS = [sys.executable, "-m", "benchmarks.gpu_points"]
+POINTS = [sys.executable, "-m", "benchmarks.gpu.points"]
 TIMED = ("embedding_backward", "lstm", "ways")  # the groups of the points
 A_POINT = 40  # seconds after which a benchmark point hangs
 STARTS = 6  # of the process that measures the points
@@ -202,7 +202,7 @@ def sanitizers(left: Callable[[], float]) -> Iterator[Entry]:
             continue
         limit = min(A_TOOL * SCALE, left())
         command = [sanitizer, "--tool", tool, *WATCH, sys.executable, "-m"]
-        command += ["benchmarks.gpu_sanitize", tool, f"{time.time() + limit - A_PART:.0f}"]
+        command += ["benchmarks.gpu.sanitize", tool, f"{time.time() + limit - A_PART:.0f}"]
         # Every tensor an allocation of its own: within one that torch's allocator shares out, an
         # access outside of a tensor is none outside of memory, and old contents are contents.
         check = run(tool, command, limit, PYTORCH_NO_CUDA_MEMORY_CACHING="1")
@@ -219,7 +219,7 @@ def profile(folder: Path, left: Callable[[], float]) -> Entry:
         return not_run("profile", "no ncu on PATH or beside nvcc", None)
     report = folder / "gpu_profile.ncu-rep"
     command = [ncu, *PROFILE, "--export", str(report), sys.executable, "-m"]
-    check = run("profile", [*command, "benchmarks.gpu_profile"], min(A_PROFILE * SCALE, left()))
+    check = run("profile", [*command, "benchmarks.gpu.profile"], min(A_PROFILE * SCALE, left()))
     if not check["passed"]:  # counters that a machine doesn't let anybody read, say
         return {**check, "passed": None}
     details = [ncu, "--import", str(report), "--page", "details"]
@@ -231,7 +231,7 @@ def profile(folder: Path, left: Callable[[], float]) -> Entry:
 def benchmarks(
     left: Callable[[], float], file: Path, problems: list[str], keep: Callable[[Entry], None]
 ) -> None:
-    """All groups' points, measured by `gpu_points` into `file`, which is started again where it
+    """All groups' points, measured by `points` into `file`, which is started again where it
     fails or hangs; called again it goes on. `problems` get why. `keep` gets all that there are so
     far, now and then, and at the end."""
     for _ in range(STARTS):
@@ -254,13 +254,13 @@ def benchmarks(
 def measured(file: Path, problems: list[str]) -> Entry:
     """What `file` has of all groups."""
     groups: Entry = {name: [] for name in TIMED} | {"problems": problems}
-    entries = gpu_points.done(file)
+    entries = done(file)
     for entry in entries.values():
         if not {"seconds", "forward", "error"} & entry.keys():
             entry["error"] = "no result: the process failed, hung or ran out of time"
         entry = {key: value for key, value in entry.items() if key != "number"}
         groups[entry.pop("group")].append(entry)
-    groups["left_out"] = len(gpu_points.points()) - len(entries)
+    groups["left_out"] = len(points()) - len(entries)
     for name in TIMED:
         groups[name].sort(key=lambda entry: [str(v).zfill(8) for v in entry["point"].values()])
     return groups
@@ -368,13 +368,13 @@ def main() -> int:
     if all(check["passed"] for check in result["checks"][:2]):
         problems: list[str] = []
         with tempfile.TemporaryDirectory() as scratch:
-            points = Path(scratch) / "points.jsonl"
+            file = Path(scratch) / "points.jsonl"
             spare = max(0.0, min(FOR_SANITIZERS, left() - FOR_BENCHMARKS))
-            benchmarks(lambda: left() - spare, points, problems, keep)
+            benchmarks(lambda: left() - spare, file, problems, keep)
             for check in sanitizers(left):
                 note(check)
             note(profile(folder, left))
-            benchmarks(left, points, problems, keep)
+            benchmarks(left, file, problems, keep)
     print(markdown(result))
     return 1 if any(check["passed"] is False for check in result["checks"]) else 0
 

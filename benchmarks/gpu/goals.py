@@ -1,4 +1,4 @@
-"""What the project set out to show on a GPU, and what `benchmarks.gpu_check` measured of it."""
+"""What the project set out to show on a GPU, and what `benchmarks.gpu.check` measured of it."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any

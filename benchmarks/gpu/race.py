@@ -1,4 +1,4 @@
-"""How `benchmarks.gpu_points` times: by CUDA-graph replay, contestants in turns, cold buffers."""
+"""How `benchmarks.gpu.points` times: by CUDA-graph replay, contestants in turns, cold buffers."""
 
 import statistics
 import time

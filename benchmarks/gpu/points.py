@@ -1,7 +1,7 @@
-"""The timed points of `benchmarks.gpu_check`, in a process of their own: a kernel that fails takes
+"""The timed points of `benchmarks.gpu.check`, in a process of their own: a kernel that fails takes
 its whole process along, one that hangs has to be killed with it.
 
-    python -m benchmarks.gpu_points FILE SECONDS
+    python -m benchmarks.gpu.points FILE SECONDS
 
 Appends one line of JSON to FILE before each point and one after it, and leaves out the points that
 FILE has already: started again after a failure, it goes on with the next one.
@@ -21,8 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.gpu_race import Entry, Point, Spoilt, buffers, race
-from benchmarks.gpu_ways import way_points
+from benchmarks.gpu.race import Entry, Point, Spoilt, buffers, race
+from benchmarks.gpu.ways import way_points
 
 
 def embedding_points() -> Iterator[Point]:

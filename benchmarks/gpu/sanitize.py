@@ -1,6 +1,6 @@
 """Every CUDA kernel once or twice on small odd shapes, and nothing else: for compute-sanitizer.
 
-compute-sanitizer --tool memcheck python -m benchmarks.gpu_sanitize memcheck [END]
+compute-sanitizer --tool memcheck python -m benchmarks.gpu.sanitize memcheck [END]
 
 A tool may take a thousand times a kernel's own time: no part is begun after END, in seconds since
 1970, and the last line says how many of how many there were time for.

@@ -1,9 +1,9 @@
-"""From what `benchmarks.gpu_check` found to Markdown."""
+"""From what `benchmarks.gpu.check` found to Markdown."""
 
 import re
 from collections.abc import Iterator
 
-from benchmarks.gpu_goals import PLAIN, Entry, by_graph, goals_table, ratio, step_microseconds
+from benchmarks.gpu.goals import PLAIN, Entry, by_graph, goals_table, ratio, step_microseconds
 from benchmarks.tables import table
 
 # Microseconds a step that an H200 needs at the least, by what blocks need to synchronise: reckoned,

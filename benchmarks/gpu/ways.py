@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.gpu_race import Entry, Point, race
+from benchmarks.gpu.race import Entry, Point, race
 
 Results = tuple[Tensor, ...]
 Sequence = Callable[[Tensor], Results]
