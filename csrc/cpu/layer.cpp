@@ -1,7 +1,7 @@
 // Launchers of one direction of an LSTM layer, projection of its input included: as part of
-// each step, or, where that reads too much weight for too few rows, and of ids, as linear
-// before lstm_sequence (one op all the same, since a small batch spends more between two than
-// in them).
+// each step, or, where that reads or packs too much weight for too few rows, and of ids, as
+// linear before lstm_sequence (one op all the same, since a small batch spends more between
+// two than in them).
 #include <torch/csrc/stable/ops.h>
 #include <algorithm>
 #include <cstring>
