@@ -20,13 +20,16 @@ using torch::stable::Tensor;
 // Wildcard in an expected shape: any size.
 inline constexpr int64_t kAny = -1;
 
-inline std::string shape_of(const Tensor& t) {
+template <class Numbers>
+std::string in_brackets(const Numbers& numbers) {
   std::ostringstream s;
   s << '[';
-  for (int64_t d = 0; d < t.dim(); ++d) s << (d ? ", " : "") << t.size(d);
+  for (size_t i = 0; i < numbers.size(); ++i) s << (i ? ", " : "") << numbers[i];
   s << ']';
   return s.str();
 }
+
+inline std::string shape_of(const Tensor& t) { return in_brackets(t.sizes()); }
 
 template <class Expected, class Got>
 [[noreturn]] void fail(const char* op, const char* arg, const Expected& expected,
@@ -89,7 +92,9 @@ inline void check_cpu(const char* op, const char* arg, const Tensor& t) {
 }
 
 inline void check_contiguous(const char* op, const char* arg, const Tensor& t) {
-  if (!t.is_contiguous()) fail(op, arg, "a contiguous tensor", "strides of " + shape_of(t));
+  if (t.is_contiguous()) return;
+  fail(op, arg, "a contiguous tensor",
+       "strides " + in_brackets(t.strides()) + " of shape " + shape_of(t));
 }
 
 // Everything at once for a dense CPU argument of a known dtype and shape.

@@ -1,4 +1,4 @@
-// Ids of a call as int64, checked against the vocabulary before anything is written.
+// Ids of a call as int64, and the error about one outside the vocabulary.
 #pragma once
 
 #include <torch/csrc/stable/ops.h>

@@ -1,5 +1,6 @@
 // Every op's schema. All are functional: nothing is written to an argument, nothing an op
-// returns aliases one. Implementations register themselves: csrc/cpu/*.cpp.
+// returns aliases one. Implementations register themselves:
+// csrc/cpu/*.cpp, csrc/cuda/*.cu.
 #include "registration.h"
 
 using fastchar::define;

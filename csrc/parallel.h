@@ -3,12 +3,20 @@
 #pragma once
 
 #include <torch/csrc/stable/ops.h>
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
+#include <new>
 
 #include "cpu/team.h"
 
 namespace fastchar {
+
+// The size of a team for `work`, of which each member has `least` or more.
+inline int64_t team_size(int64_t work, int64_t least) {
+  return std::clamp<int64_t>(work / least, 1,
+                             static_cast<int64_t>(torch::stable::get_num_threads()));
+}
 
 // Runs body(Team) on every member of a team of at most `max_size` threads.
 //

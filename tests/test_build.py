@@ -12,6 +12,7 @@ import fastchar
 
 ROOT = Path(__file__).parent.parent
 NM = shutil.which("nm")
+GXX = shutil.which("g++")
 
 
 def native_library() -> Path:
@@ -58,6 +59,25 @@ def test_isa_objects_share_no_code(isa):
     shared = [line for line in symbols("-C", str(newest)) if line[17:18] in ("W", "V", "u")]
     # A pointer to the C++ runtime's exception handler: data, no instructions.
     assert [line for line in shared if "DW.ref." not in line] == []
+
+
+@pytest.mark.skipif(GXX is None, reason="needs g++")
+def test_portable_kernels_need_no_machine_of_their_own(tmp_path):
+    """They compile where neither x86-64's nor aarch64's registers are."""
+    source = tmp_path / "portable.cpp"
+    source.write_text("""
+#include <cstring>
+#include "cpu/kernels.h"  // and the system's headers, as long as they know the machine
+#undef __x86_64__
+#undef __aarch64__
+#define FASTCHAR_ISA portable
+#include "cpu/isa_body.h"
+const auto floats = fastchar::cpu::portable::make_table<float>();
+const auto doubles = fastchar::cpu::portable::make_table<double>();
+""")
+    command = [GXX, "-std=c++17", "-fsyntax-only", f"-I{ROOT / 'csrc'}", str(source)]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
 
 
 def test_version_is_stated_once():

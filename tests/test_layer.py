@@ -122,6 +122,42 @@ def test_shape_of_w_hh(shape: tuple[int, ...]) -> None:
         native.lstm_layer_backward(y, None, None, *saved, y, x, None, w_ih, wrong, *state, *rest)
 
 
+def test_errors_name_what_the_caller_gave() -> None:
+    """An argument of the layer, not one of the launchers inside it, nor torch's failed call."""
+    from fastchar import ops  # noqa: F401  registers the ops
+
+    native, state = torch.ops.fastchar, (torch.zeros(B, H), torch.zeros(B, H))
+    w_ih, w_hh, rest = torch.randn(4 * H, E), torch.randn(4 * H, H), (*state, None, -1, False)
+    for V in (T, T * B + 1):  # folded, looked up
+        ids, table = torch.zeros(T, B, dtype=torch.int64), torch.randn(V, E)
+
+        def forward(ids, w_ih, table=table):
+            return native.lstm_layer(ids, table, w_ih, None, None, w_hh, *rest, True)
+
+        y, _, _, *saved = forward(ids, w_ih)
+
+        def backward(ids, w_ih, table=table, y=y, saved=saved):
+            every = (True, True, True, True)
+            args = (y, None, None, *saved, y, ids, table, w_ih, w_hh, *rest, *every)
+            return native.lstm_layer_backward(*args)
+
+        for call, op in ((forward, "lstm_layer"), (backward, "lstm_layer_backward")):
+            with pytest.raises(RuntimeError, match=f"{op}: argument 'w_ih': expected shape"):
+                call(ids, w_ih[1:].clone())
+            with pytest.raises(RuntimeError, match=f"{op}: argument 'x': expected Long or Int"):
+                call(ids.float(), w_ih)
+        with pytest.raises(RuntimeError, match="lstm_layer_backward: argument 'cell': expected"):
+            backward(torch.cat([ids, ids]), w_ih)
+
+
+def test_strides_are_said_of_what_is_not_contiguous() -> None:
+    """With its shape, from which they don't follow."""
+    from fastchar import ops  # noqa: F401  registers the ops
+
+    with pytest.raises(RuntimeError, match=r"got strides \[1, 3\] of shape \[3, 2\]"):
+        torch.ops.fastchar.lstm_cell(torch.zeros(3, 8), torch.zeros(2, 3).t())
+
+
 def test_ids_outside_the_table(isa: str) -> None:
     """Said of ids, folded or looked up (older torch: by a RuntimeError); not in the padding."""
     from fastchar import ops  # noqa: F401  registers the ops

@@ -2,7 +2,7 @@
 // Part of isa_body.h: inside the instruction set's namespace.
 
 // A result of this many bytes or more is larger than any cache and only written.
-constexpr int64_t kStreamRows = 1 << 25;
+constexpr int64_t kStreamOutputBytes = 1 << 25;
 constexpr int64_t kIdBlock = 256;
 
 // out[0..n) = a, or a + b.
@@ -23,7 +23,7 @@ void embedding(const EmbeddingParams<T>& p, const Team& team) {
   constexpr int64_t line = 64 / sizeof(T);
   const bool past_caches = kCanStream && p.E % line == 0 &&
                            reinterpret_cast<uintptr_t>(p.out) % 64 == 0 &&
-                           p.N * p.E * static_cast<int64_t>(sizeof(T)) >= kStreamRows;
+                           p.N * p.E * static_cast<int64_t>(sizeof(T)) >= kStreamOutputBytes;
   // Ids are checked a block ahead of their rows: they come out of memory once.
   for (int64_t begin = team.begin(p.N), end; begin < team.end(p.N); begin = end) {
     end = begin + kIdBlock < team.end(p.N) ? begin + kIdBlock : team.end(p.N);
@@ -108,12 +108,12 @@ void embedding_backward_sorted(const EmbeddingBackwardParams<T>& p, const Team& 
 }
 
 // With a table of more than kLargeTable bytes its own traffic disturbs the processor's guesses,
-// and grad is asked for kAhead bytes early: 8 to 12 % faster at 1 MiB, no gain at 128 KiB.
+// and grad is asked for kAhead bytes early, which gains nothing beside a small table.
 constexpr int64_t kAhead = 2048, kLargeTable = 1 << 18;
 
 // Tokens come in chunks, fixed by the shapes, each with a table [V, E] of its own (chunk 0 adds
 // into the output), so that grad is read once, row by row and whole rows at a time: as fast as
-// memory gives it. Slices of columns, each read with a stride, reached half of that. The tables
+// memory gives it, and slices of columns, each read with a stride, are not. The tables
 // are added in order: same bits for any team. Members beyond the chunks take slices of columns.
 template <class T>
 void embedding_backward(const EmbeddingBackwardParams<T>& p, const Team& team) {

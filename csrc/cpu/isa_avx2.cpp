@@ -1,7 +1,6 @@
 // Kernels for AVX2 with FMA.
 #if defined(__x86_64__)
 #include <immintrin.h>
-#include <cmath>
 #include <cstring>
 #include "kernels.h"  // before the pragma: shared inline code stays at the baseline
 

@@ -19,9 +19,9 @@ namespace {
 #include "lstm_tile.h"
 #include "lstm_forward.h"
 #include "step_packed.h"
+#include "linear.h"
 #include "lstm_token_grads.h"
 #include "lstm_backward.h"
-#include "linear.h"
 #include "linear_weight_grad.h"
 #include "limits.h"
 }  // namespace

@@ -1,9 +1,7 @@
 // Kernels in plain C++: whatever the compiler's baseline is.
-#include <cmath>
 #include <cstring>
 
 #define FASTCHAR_ISA portable
-#define FASTCHAR_ISA_PORTABLE
 #include "isa_body.h"
 
 namespace fastchar::cpu {

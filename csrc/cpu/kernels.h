@@ -92,8 +92,8 @@ struct LstmCellBackwardParams {
   int64_t B, H;
 };
 
-// One step of the cell with its products: of few rows on the weights as they are, since packing
-// them would cost more than the step does.
+// One step of the cell with its products: of few rows, without scratch, on the weights as they
+// are, since packing them would cost more than the step does.
 template <class T>
 struct LstmStepParams {
   const T* x;     // [B, E]
@@ -147,8 +147,8 @@ struct LstmSequenceParams {
   T* c_n;                  // [B, H]
   T* act;                  // [T, B, 4H] saved for backward, or null
   T* cell;                 // [T, B, H] c_t saved for backward, or null
-  // Scratch, packed_size(H, E + H) elements at a multiple of 64 bytes; null: w_hh as it is, no
-  // x.
+  // Scratch, packed_size(H, E + H) elements at a multiple of 64 bytes; null: w_hh as it is, and
+  // then neither x nor split_batch.
   T* packed;
   const int64_t* order;    // [B] sequences by falling length, or null without lengths
   const int64_t* alive;    // [T] how many sequences have step t, or null without lengths

@@ -1,7 +1,7 @@
 // Launchers of one direction of an LSTM layer, projection of its input included: as part of
-// each step, or, where that reads too much weight for too few rows, and of ids, as linear
-// before lstm_sequence (one op all the same, since a small batch spends more between two than
-// in them).
+// each step, or, where that reads or packs too much weight for too few rows, and of ids, as
+// linear before lstm_sequence (one op all the same, since a small batch spends more between
+// two than in them).
 #include <torch/csrc/stable/ops.h>
 #include <algorithm>
 #include <cstring>
@@ -26,15 +26,17 @@ constexpr int64_t kWeightsPerRow = 1 << 20;
 // Below this many elements a second thread costs more than it saves.
 constexpr int64_t kElementsPerMember = 16384;
 
+// All that is taken for granted before the launchers that a layer is made of check the rest.
 void check_input(const char* op, const Tensor& x, const std::optional<Tensor>& table,
                  const Tensor& w_ih, const Tensor& w_hh) {
-  check_shape(op, "w_hh", w_hh, {kAny, kAny});  // all that projects_in_steps takes for granted
+  check_shape(op, "w_hh", w_hh, {kAny, kAny});
   check_cpu(op, "w_ih", w_ih);
   const ScalarType dtype = check_real(op, "w_ih", w_ih);
-  check_dense(op, "w_ih", w_ih, dtype, {kAny, kAny});
+  check_dense(op, "w_ih", w_ih, dtype, {w_hh.size(0), kAny});
   if (table) {
     check_dense(op, "table", *table, dtype, {kAny, w_ih.size(1)});
     check_shape(op, "x", x, {kAny, kAny});
+    check_ids(op, "x", x);
   } else {
     check_dense(op, "x", x, dtype, {kAny, kAny, w_ih.size(1)});
   }
@@ -184,6 +186,7 @@ Tensor input_grad(const Tensor& grad_rows, const Rows& rows, const Tensor& x,
 // it twice.
 Tensor copy_of(const Tensor& grad_bias) {
   Tensor copy = new_output(grad_bias, {grad_bias.size(0)});
+  if (grad_bias.numel() == 0) return copy;  // nowhere is no place for memcpy
   std::memcpy(copy.mutable_data_ptr(), grad_bias.const_data_ptr(),
               static_cast<size_t>(grad_bias.numel()) * grad_bias.element_size());
   return copy;
@@ -218,6 +221,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> lstm_layer_ba
     bool need_w_ih, bool need_bias, bool need_h0) {
   constexpr const char* op = "lstm_layer_backward";
   check_input(op, x, table, w_ih, w_hh);
+  check_shape(op, "cell", cell, {x.size(0), x.size(1), w_hh.size(1)});
   if (projects_in_steps(x, table, w_ih, w_hh)) {
     auto [grad_x, grad_w_ih, grad_bias, grad_w_hh, grad_h0, grad_c0] =
         lstm_over_input_backward(grad_y, grad_h_n, grad_c_n, act, cell, y, x, w_ih, w_hh, h0,

@@ -1,6 +1,5 @@
 // Launchers of the linear layer on many rows, and of its gradients, on the CPU.
 #include <torch/csrc/stable/ops.h>
-#include <algorithm>
 #include <optional>
 #include <tuple>
 
@@ -17,11 +16,6 @@ namespace {
 
 // Below this many multiplications a member more costs more than it saves.
 constexpr int64_t kProductsPerMember = 1 << 18;
-
-int64_t members(int64_t M, int64_t N, int64_t K) {
-  return std::clamp<int64_t>(M * N * K / kProductsPerMember, 1,
-                             static_cast<int64_t>(torch::stable::get_num_threads()));
-}
 
 // rows [M, K] times weight [N, K] transposed, or where `transposed` [K, N] as it is.
 Tensor product(const char* op, const char* name, const Tensor& rows, const Tensor& weight,
@@ -51,7 +45,8 @@ Tensor product(const char* op, const char* name, const Tensor& rows, const Tenso
                                  K,
                                  transposed};
     const auto kernel = cpu::kernels().table(zero).linear;
-    run_team(members(M, N, K), [&](const Team& team) { kernel(p, team); });
+    run_team(team_size(M * N * K, kProductsPerMember),
+             [&](const Team& team) { kernel(p, team); });
   });
   return output;
 }
@@ -83,7 +78,7 @@ std::tuple<Tensor, Tensor> linear_weight_grad(const Tensor& grad, const Tensor& 
   Tensor grad_weight = new_output(grad, {N, K}), grad_bias = new_output(grad, {of_bias});
   with_real(dtype, [&](auto zero) {
     using T = decltype(zero);
-    const int64_t size = members(M, N, K);
+    const int64_t size = team_size(M * N * K, kProductsPerMember);
     const cpu::LinearWeightGradParams<T> p{
         data<T>(grad),
         data<T>(input),

@@ -1,6 +1,5 @@
 // Launchers of linear + cross entropy on the CPU.
 #include <torch/csrc/stable/ops.h>
-#include <algorithm>
 #include <optional>
 #include <sstream>
 #include <tuple>
@@ -81,11 +80,9 @@ struct Problem {
   template <class T>
   void run(cpu::LinearCrossEntropyParams<T> p) const {
     const auto& table = cpu::kernels().table(T{});
-    const int team_size = static_cast<int>(
-        std::clamp<int64_t>(N * H * C / kProductsPerMember, 1,
-                            static_cast<int64_t>(torch::stable::get_num_threads())));
-    p.workspace = cpu::Workspace::get<T>(table.linear_cross_entropy_workspace(p, team_size));
-    run_team(team_size, [&](const Team& team) { table.linear_cross_entropy(p, team); });
+    const int size = static_cast<int>(team_size(N * H * C, kProductsPerMember));
+    p.workspace = cpu::Workspace::get<T>(table.linear_cross_entropy_workspace(p, size));
+    run_team(size, [&](const Team& team) { table.linear_cross_entropy(p, team); });
   }
 
   const Tensor& input;

@@ -225,7 +225,7 @@ void linear_cross_entropy(const LinearCrossEntropyParams<T>& p, const Team& team
   }
   if (team.rank == 0) {
     const double share = p.label_smoothing / static_cast<double>(C);
-    long double total = 0;  // rounded 129 times as a double: seen in float64 gradients
+    long double total = 0;  // a double's C roundings are seen in float64 gradients
     for (int64_t c = 0; c < padded_columns<T>(C); ++c) {
       p.workspace[w.bias + c] = c >= C ? -infinity : p.bias ? p.bias[c] : T(0);
       const double part = c >= C ? 0 : p.class_weight ? share * p.class_weight[c] : share;

@@ -9,13 +9,13 @@
 // that of [x h], block after block, as if the two lay side by side.
 
 // Saved state of this many bytes or more will be gone from the caches when backward reads it.
-constexpr int64_t kStreamBytes = 1 << 22;
+constexpr int64_t kStreamStateBytes = 1 << 22;
 
 template <class T>
 bool streams_state(const LstmSequenceParams<T>& p) {
   const auto address = reinterpret_cast<uintptr_t>(p.act) | reinterpret_cast<uintptr_t>(p.cell);
   return kCanStream && p.act && p.H % kLanes<T> == 0 && address % 64 == 0 &&
-         p.steps * p.B * p.H * 5 * static_cast<int64_t>(sizeof(T)) >= kStreamBytes;
+         p.steps * p.B * p.H * 5 * static_cast<int64_t>(sizeof(T)) >= kStreamStateBytes;
 }
 
 // c[r] (+)= a[r] @ a span of a panel of K rows that pack_gates packed.
@@ -72,7 +72,7 @@ struct ForwardStep {
                    soon);
   }
 
-  // Half a line at a time (AVX2) asking costs forward more than it saves: 10 % of its time.
+  // Half a line at a time (AVX2) asking costs forward more than it saves.
   static constexpr bool kAsks = kVectorBytes == 64;
   static constexpr int kLines = 10;
   int64_t lines(int64_t panel, int64_t i, const void** out) const {

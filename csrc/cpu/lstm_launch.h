@@ -2,11 +2,11 @@
 #pragma once
 
 #include <torch/csrc/stable/ops.h>
-#include <algorithm>
 #include <optional>
 
 #include "../check.h"
 #include "../ids.h"
+#include "../parallel.h"
 #include "kernels.h"
 
 namespace fastchar {
@@ -25,8 +25,7 @@ struct Split {
 
   // K columns of weights: H, and E with the input's.
   Split(int64_t B, int64_t H, int64_t K, int64_t element_size)
-      : members(std::clamp<int64_t>(B * H * K * 4 / kWorkPerMember, 1,
-                                    torch::stable::get_num_threads())),
+      : members(team_size(B * H * K * 4, kWorkPerMember)),
         batch(cpu::packed_size(H, K) * element_size <= kPrivateWeights &&
               B >= kPrivateRows * members) {}
 };

@@ -23,43 +23,6 @@ T* grad_gates_at(const LstmSequenceBackwardParams<T>& p, int64_t s) {
   return p.grad_gates + slot * p.B * 4 * p.H;
 }
 
-// grad_x of a few tokens: their gate gradients times w_ih.
-template <class T>
-struct InputGradStep {
-  const LstmSequenceBackwardParams<T>& p;
-  const VectorPanels<T>& panels;  // of E
-  const T* const* gates;          // [tokens] their gate gradients, [4H]
-  const int64_t* tokens;          // [tokens] in [T*B]
-  const Blocks sum;               // over 4H
-
-  int64_t blocks() const { return sum.count; }
-  Span span(int64_t block) const { return sum.span(block); }
-  const T* row(int64_t i, const Span& span) const { return gates[i] + span.k; }
-
-  void multiply(int64_t panel, const Span& span, int64_t rows, const T* const* a, T* const* c,
-                bool add, const Lines& soon) const {
-    const int64_t width = panels.width(panel) * kLanes<T>;
-    const T* packed = p.packed_ih + panels.begin(panel) * kLanes<T> * 4 * p.H;
-    multiply_tile(rows, span.depth, a, 1, packed + span.k * width, c, width, add, soon);
-  }
-
-  static constexpr bool kAsks = true;
-  static constexpr int kLines = kPanelVectors;
-  int64_t lines(int64_t panel, int64_t i, const void** out) const {
-    const T* at = p.grad_x + tokens[i] * p.E + panels.begin(panel) * kLanes<T>;
-    for (int v = 0; v < panels.width(panel); ++v) out[v] = at + v * kLanes<T>;
-    return panels.width(panel);
-  }
-
-  void finish(int64_t panel, int64_t i, int64_t rows, const T* const* sums) const {
-    const int64_t first = panels.begin(panel) * kLanes<T>;
-    const int64_t width = smaller(panels.width(panel) * kLanes<T>, p.E - first);
-    for (int64_t r = 0; r < rows; ++r) {
-      add_to(p.grad_x + tokens[i + r] * p.E + first, sums[r], width, false);
-    }
-  }
-};
-
 template <class T>
 class TokenGrads {
  public:
@@ -131,8 +94,10 @@ class TokenGrads {
                   p_.grad_w_ih, any_);
     }
     if (p_.grad_x) {
-      const InputGradStep<T> step{p_, of_x_, gates_, token_, Blocks(4 * p_.H)};
-      Share(nullptr, false, team_).template run<T>(step, 0, count_, of_x_.count);
+      multiply_rows_by<T>(
+          p_.packed_ih, of_x_, nullptr, 4 * p_.H, p_.E, count_,
+          [&](int64_t i) { return gates_[i]; },
+          [&](int64_t i) { return p_.grad_x + token_[i] * p_.E; }, team_);
     }
     count_ = with_h_ = 0;
     any_ = true;

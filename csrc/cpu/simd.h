@@ -316,6 +316,8 @@ class FlushDenormals {
 
  private:
   uint64_t saved_;
+#else
+  FlushDenormals() {}
 #endif
   FlushDenormals(const FlushDenormals&) = delete;
   FlushDenormals& operator=(const FlushDenormals&) = delete;

@@ -1,6 +1,5 @@
 // Launchers of the LSTM step with its products on the CPU.
 #include <torch/csrc/stable/ops.h>
-#include <algorithm>
 #include <tuple>
 
 #include "../check.h"
@@ -15,12 +14,6 @@ namespace {
 
 // Below this many multiplications a second thread costs more than it saves.
 constexpr int64_t kProductsPerMember = 1 << 17;
-
-// For 4H gates and K columns of weights.
-int64_t members(int64_t B, int64_t H, int64_t K) {
-  return std::clamp<int64_t>(B * 4 * H * K / kProductsPerMember, 1,
-                             static_cast<int64_t>(torch::stable::get_num_threads()));
-}
 
 // From this many rows on packing the weights pays.
 constexpr int64_t kPackedRows = 32;
@@ -51,7 +44,7 @@ std::tuple<Tensor, Tensor, Tensor> lstm_step(const Tensor& x, const Tensor& h, c
   Tensor h_new = rows(x, B, H), c_new = rows(x, B, H), act = rows(x, B, 4 * H);
   with_real(dtype, [&](auto zero) {
     using T = decltype(zero);
-    const int64_t size = members(B, H, E + H);
+    const int64_t size = team_size(B * 4 * H * (E + H), kProductsPerMember);
     const bool packs = B >= kPackedRows;
     const cpu::LstmStepParams<T> p{
         data<T>(x),
@@ -95,7 +88,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> lstm_step_backward(
   Tensor grad_x = rows(c, B, E, need_x), grad_h = rows(c, B, H, need_h);
   with_real(dtype, [&](auto zero) {
     using T = decltype(zero);
-    const int64_t size = members(B, H, need_x * E + need_h * H);
+    const int64_t columns = need_x * E + need_h * H;
+    const int64_t size = team_size(B * 4 * H * columns, kProductsPerMember);
     const cpu::LstmStepBackwardParams<T> p{
         {data<T>(grad_h_new), data<T>(grad_c_new), data<T>(act), data<T>(c),
          mutable_data<T>(grad_gates), mutable_data<T>(grad_c), B, H},

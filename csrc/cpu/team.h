@@ -8,9 +8,9 @@
 
 namespace fastchar {
 
-// Sense-counting spin barrier, cheap enough for one wait per time step. Spinning beats sleeping
-// by two orders of magnitude here (about 0.1 us against 10), but a machine with fewer cores
-// free than threads must make progress too: after kSpins rounds the waiter yields its core.
+// Spin barrier that counts its generations, cheap enough for one wait per time step: to sleep
+// and be woken can take longer than the step. But a machine with fewer cores free than threads
+// must make progress too: after kSpins rounds the waiter yields its core.
 class SpinBarrier {
  public:
   explicit SpinBarrier(int size) : size_(size) {}
