@@ -221,6 +221,26 @@ def test_dropout_is_for_training(feeding: bool) -> None:
     assert model(*arguments) == model(*arguments)
 
 
+def test_a_frozen_part_stays_frozen() -> None:
+    """Predicting in the midst of training leaves a module in evaluation mode that was in it."""
+    model = make(dropout=0.5)
+    model.encoder.eval()
+    model.predict(SOURCES)
+    model.score(*batch(SOURCES, TARGETS))
+    assert model.training
+    assert model.decoder.dropout.training
+    assert not any(module.training for module in model.encoder.modules())
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    model.decoder.register_forward_hook(interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        model.predict(SOURCES)
+    assert model.decoder.dropout.training
+    assert not model.encoder.training
+
+
 def test_any_text_can_be_predicted() -> None:
     """Symbols never seen, no symbols, no texts: there is always an answer, and no gradient."""
     model = make()
