@@ -86,6 +86,17 @@ def test_a_model_is_replaced(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 3
 
 
+def test_weights_of_others_stay(tmp_path: Path) -> None:
+    """A save deletes what an earlier save wrote, and no weights that are called much the same."""
+    names = ("model-00001-of-00002.safetensors", "model-best.safetensors")
+    for name in names:
+        (tmp_path / name).write_text("mine")
+    seq2seq(0).save_pretrained(tmp_path)
+    seq2seq(1).save_pretrained(tmp_path)
+    assert len(list(tmp_path.iterdir())) == 4
+    assert all((tmp_path / name).read_text() == "mine" for name in names)
+
+
 @pytest.mark.parametrize("stop_at", [0, 1])
 def test_an_interrupted_save_changes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_at: int

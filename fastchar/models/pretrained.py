@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -21,6 +22,9 @@ from fastchar.version import __version__
 
 FORMAT = 1
 CONFIG = "config.json"
+
+# What a save names weights; other libraries have model-00001-of-00002.safetensors and the like.
+_WEIGHTS = re.compile(r"model-[0-9a-f]{16}\.safetensors")
 
 M = TypeVar("M", bound="Pretrained")
 
@@ -60,8 +64,8 @@ class Pretrained(nn.Module):
         folder.mkdir(parents=True, exist_ok=True)
         _replace(folder / name, weights)
         _replace(folder / CONFIG, text.encode("utf-8", "surrogatepass"))
-        for old in folder.glob("model-*.safetensors"):
-            if old.name != name:
+        for old in folder.iterdir():
+            if _WEIGHTS.fullmatch(old.name) and old.name != name:
                 old.unlink()
 
     @classmethod
