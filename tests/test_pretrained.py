@@ -9,6 +9,7 @@ import torch
 
 from fastchar.models import CharLM, Seq2Seq, load, pretrained
 from fastchar.text import Vocabulary
+from fastchar.training.folder import load_model
 
 SOURCE = Vocabulary.build(["aé😀"], normalize="NFC")
 TARGET = Vocabulary.build(["AH B"], mode="separated")
@@ -51,6 +52,20 @@ def test_round_trip(make, tmp_path: Path) -> None:
         assert list(got) == list(expected)
         assert all(torch.equal(got[k], expected[k]) for k in expected)
         assert all(p.requires_grad for p in copy.parameters())
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("name", ["input-feeding", "tied"])
+def test_dtypes_come_back(name: str, dtype: torch.dtype, tmp_path: Path) -> None:
+    """A model in another precision comes back in it, no bit lost; a part of it in its own."""
+    model = MODELS[name]().to(dtype)
+    model.output.bias.data = model.output.bias.data.float()
+    model.save_pretrained(tmp_path)
+    copy = load(tmp_path)
+    expected, got = model.state_dict(), copy.state_dict()
+    assert all(got[k].dtype is expected[k].dtype for k in expected)
+    assert all(torch.equal(got[k], expected[k]) for k in expected)
+    assert load_model(tmp_path).output.weight.dtype is torch.float32  # for the command line
 
 
 def test_predictions_come_back(tmp_path: Path) -> None:
