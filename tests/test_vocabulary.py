@@ -192,6 +192,14 @@ def test_is_immutable() -> None:
         ({"symbols": "a", "mode": "words"}, "mode: expected one of"),
         ({"symbols": "a", "normalize": "nfc"}, "normalize: expected one of"),
         ({"symbols": "a", "separator": ""}, "separator: expected at least one"),
+        (
+            {"symbols": "a", "mode": "separated", "separator": "X", "lowercase": True},
+            "separator: expected one that lower-casing and normalisation keep, got 'X'",
+        ),
+        (
+            {"symbols": "a", "mode": "separated", "separator": "\u3000", "normalize": "NFKC"},
+            "separator: expected one that lower-casing",
+        ),
         ({"symbols": "a", "mode": "bytes"}, "symbols: mode 'bytes' expects no symbols"),
         ({}, "symbols: mode 'chars' expects symbols"),
         ({"symbols": "a", "counts": [1]}, "counts: expected 5 numbers, got 1"),
