@@ -157,8 +157,9 @@ def test_build_counts_and_sorts() -> None:
         Vocabulary.build(["aé😀\ud800"], normalize="NFD", lowercase=True),
         Vocabulary.build(["AH|B C"], mode="separated", separator="|"),
         Vocabulary(mode="bytes"),
+        Vocabulary("ab", counts=torch.tensor([0, 0, 0, 1, 5, 2])),
     ],
-    ids=lambda v: v.mode,
+    ids=lambda v: f"{v.mode}-{len(v)}",
 )
 def test_survives_json_and_pickle(vocabulary: Vocabulary) -> None:
     """What comes back encodes every text alike, and knows its counts."""

@@ -83,7 +83,8 @@ class Vocabulary:
             # Of which there would be none left in any text.
             changed = "lower-casing and normalisation"
             raise ValueError(f"separator: expected one that {changed} keep, got {separator!r}")
-        self._counts = None if counts is None else tuple(counts)
+        # JSON knows no numbers of numpy's or torch's.
+        self._counts = None if counts is None else tuple(map(int, counts))
         if self._counts is not None and len(self._counts) != len(self):
             raise ValueError(f"counts: expected {len(self)} numbers, got {len(self._counts)}")
 
