@@ -164,6 +164,14 @@ def test_hypotheses(options: dict) -> None:
             torch.testing.assert_close(hypothesis.attention, weights[0, :, 0])
 
 
+def test_predictions_can_be_compared() -> None:
+    """Those of two calls are equal if they say the same, and that is no error."""
+    model = make()
+    first = model.predict(SOURCES, beam=3, n_best=2)
+    assert first == model.predict(SOURCES, beam=3, n_best=2)
+    assert first[0][0] != first[0][1]
+
+
 def test_score_takes_several_targets_a_source() -> None:
     """Target k of sentence b in column k*B + b has the log-probability that it has alone."""
     model = make()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -24,13 +24,15 @@ from fastchar.text import Vocabulary, batches_by_length, pad
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """One predicted target of a source text."""
+    """One predicted target of a source text. Equal are those with equal ids and numbers, whatever
+    their attention: a comparison of tensors is no yes or no."""
 
     text: str
     ids: list[int]  # without <bos> and <eos>
     log_prob: float  # of the ids and <eos> together, in nats
     score: float  # log_prob with the search's length normalisation
-    attention: Tensor  # [len(ids) + 1, S], each row's sum 1; the last symbol of both sides is <eos>
+    # [len(ids) + 1, S], each row's sum 1; the last symbol of both sides is <eos>
+    attention: Tensor = field(compare=False)
 
 
 class Seq2Seq(Pretrained):
