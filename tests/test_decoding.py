@@ -91,6 +91,18 @@ def test_limits_end_a_target_with_eos(model: Seq2Seq) -> None:
     assert [len(h[0].ids) for h in model.predict(TEXTS)] == [3 * (len(t) + 1) + 10 for t in TEXTS]
 
 
+def test_a_limit_never_reached_costs_nothing(model: Seq2Seq) -> None:
+    """Memory is taken for what is found, whatever may have been: no limit is a large one."""
+    with torch.no_grad():
+        model.output.bias[2] += 20.0  # <eos> comes soon
+    for beam in (1, 3):
+        found = model.predict(TEXTS, beam=beam, n_best=beam, max_length=10**15)
+        assert [[h.ids for h in each] for each in found] == [
+            [h.ids for h in each]
+            for each in model.predict(TEXTS, beam=beam, n_best=beam, max_length=500)
+        ]
+
+
 def test_fewer_hypotheses_than_asked_for(model: Seq2Seq) -> None:
     """Where fewer targets exist than `n_best`, those that do come back."""
     found = model.predict(["ab"], beam=9, n_best=9, max_length=1)[0]

@@ -9,6 +9,7 @@ import torch
 
 from fastchar.models import CharLM, Seq2Seq, load, pretrained
 from fastchar.text import Vocabulary
+from fastchar.training.folder import load_model
 
 SOURCE = Vocabulary.build(["aé😀"], normalize="NFC")
 TARGET = Vocabulary.build(["AH B"], mode="separated")
@@ -53,6 +54,20 @@ def test_round_trip(make, tmp_path: Path) -> None:
         assert all(p.requires_grad for p in copy.parameters())
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("name", ["input-feeding", "tied"])
+def test_dtypes_come_back(name: str, dtype: torch.dtype, tmp_path: Path) -> None:
+    """A model in another precision comes back in it, no bit lost; a part of it in its own."""
+    model = MODELS[name]().to(dtype)
+    model.output.bias.data = model.output.bias.data.float()
+    model.save_pretrained(tmp_path)
+    copy = load(tmp_path)
+    expected, got = model.state_dict(), copy.state_dict()
+    assert all(got[k].dtype is expected[k].dtype for k in expected)
+    assert all(torch.equal(got[k], expected[k]) for k in expected)
+    assert load_model(tmp_path).output.weight.dtype is torch.float32  # for the command line
+
+
 def test_predictions_come_back(tmp_path: Path) -> None:
     """A loaded model says exactly what the saved one said."""
     model, lm = seq2seq(), char_lm(tie_embeddings=True)
@@ -84,6 +99,17 @@ def test_a_model_is_replaced(tmp_path: Path) -> None:
     assert (tmp_path / "notes.txt").read_text() == "mine"
     char_lm(1).save_pretrained(tmp_path)  # the same again
     assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_weights_of_others_stay(tmp_path: Path) -> None:
+    """A save deletes what an earlier save wrote, and no weights that are called much the same."""
+    names = ("model-00001-of-00002.safetensors", "model-best.safetensors")
+    for name in names:
+        (tmp_path / name).write_text("mine")
+    seq2seq(0).save_pretrained(tmp_path)
+    seq2seq(1).save_pretrained(tmp_path)
+    assert len(list(tmp_path.iterdir())) == 4
+    assert all((tmp_path / name).read_text() == "mine" for name in names)
 
 
 @pytest.mark.parametrize("stop_at", [0, 1])

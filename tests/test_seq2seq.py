@@ -164,6 +164,14 @@ def test_hypotheses(options: dict) -> None:
             torch.testing.assert_close(hypothesis.attention, weights[0, :, 0])
 
 
+def test_predictions_can_be_compared() -> None:
+    """Those of two calls are equal if they say the same, and that is no error."""
+    model = make()
+    first = model.predict(SOURCES, beam=3, n_best=2)
+    assert first == model.predict(SOURCES, beam=3, n_best=2)
+    assert first[0][0] != first[0][1]
+
+
 def test_score_takes_several_targets_a_source() -> None:
     """Target k of sentence b in column k*B + b has the log-probability that it has alone."""
     model = make()
@@ -221,6 +229,59 @@ def test_dropout_is_for_training(feeding: bool) -> None:
     assert model(*arguments) == model(*arguments)
 
 
+@pytest.mark.parametrize("feeding", [False, True])
+def test_log_probabilities_in_low_precision(feeding: bool) -> None:
+    """A bfloat16 model's are a distribution's, as float32 has it: not rounded at each symbol."""
+    model = make(input_feeding=feeding).bfloat16()
+    ids, lengths, _ = batch(SOURCES, TARGETS)
+    with torch.no_grad():
+        memory, state = model._encode(ids, lengths)
+        log_probs = model._step(torch.full((4,), TARGET.bos_id), state, memory)[0]
+    torch.testing.assert_close(log_probs.double().exp().sum(1), torch.ones(4).double())
+    # A target of many symbols has the probability of their product.
+    with torch.no_grad():
+        model.output.bias[TARGET.eos_id] = -100
+    best = model.predict(["abc"], max_length=50)[0][0]
+    expected = model.double().score(*batch(["abc"], [best.text]))[0].item()
+    assert best.log_prob == pytest.approx(expected, rel=1e-3)
+
+
+def test_a_model_of_nan_says_so() -> None:
+    """Beam search names what it found, where no target has a probability."""
+    model = make()
+    with torch.no_grad():
+        model.output.bias.fill_(float("nan"))
+    with pytest.raises(ValueError, match="model: expected log-probabilities, got NaN"):
+        model.predict(["a"], beam=2)
+
+
+def test_lengths_of_any_integers() -> None:
+    """int32 lengths serve for searching as they do for training."""
+    model, (ids, lengths, targets) = make(), batch(SOURCES, TARGETS)
+    assert model(ids, lengths.int(), targets) == model(ids, lengths, targets)
+    assert model.greedy(ids, lengths.int())[0] == model.greedy(ids, lengths)[0]
+
+
+def test_a_frozen_part_stays_frozen() -> None:
+    """Predicting in the midst of training leaves a module in evaluation mode that was in it."""
+    model = make(dropout=0.5)
+    model.encoder.eval()
+    model.predict(SOURCES)
+    model.score(*batch(SOURCES, TARGETS))
+    assert model.training
+    assert model.decoder.dropout.training
+    assert not any(module.training for module in model.encoder.modules())
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    model.decoder.register_forward_hook(interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        model.predict(SOURCES)
+    assert model.decoder.dropout.training
+    assert not model.encoder.training
+
+
 def test_any_text_can_be_predicted() -> None:
     """Symbols never seen, no symbols, no texts: there is always an answer, and no gradient."""
     model = make()
@@ -266,6 +327,11 @@ def test_bad_arguments() -> None:
             make().predict(["a"], beam=beam, length_penalty=-1)
     with pytest.raises(ValueError, match="length_penalty: expected 0 or more, and finite, got inf"):
         make().predict(["a"], beam=2, length_penalty=float("inf"))
+    ids, lengths, targets = batch(SOURCES, TARGETS)
+    for wrong in (targets[:, :3], targets[:, [0, 1, 2, 3, 0]]):
+        for call in (make(), make().score):
+            with pytest.raises(ValueError, match=r"target_ids: expected 4 columns, .* got [35]"):
+                call(ids, lengths, wrong)
     with pytest.raises(ValueError, match="beam: expected 1 or more, got 0"):
         make().predict(["a"], beam=0)
     with pytest.raises(ValueError, match="max_length: expected 0 or more, got -1"):

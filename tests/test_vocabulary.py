@@ -157,8 +157,9 @@ def test_build_counts_and_sorts() -> None:
         Vocabulary.build(["aé😀\ud800"], normalize="NFD", lowercase=True),
         Vocabulary.build(["AH|B C"], mode="separated", separator="|"),
         Vocabulary(mode="bytes"),
+        Vocabulary("ab", counts=torch.tensor([0, 0, 0, 1, 5, 2])),
     ],
-    ids=lambda v: v.mode,
+    ids=lambda v: f"{v.mode}-{len(v)}",
 )
 def test_survives_json_and_pickle(vocabulary: Vocabulary) -> None:
     """What comes back encodes every text alike, and knows its counts."""
@@ -192,6 +193,14 @@ def test_is_immutable() -> None:
         ({"symbols": "a", "mode": "words"}, "mode: expected one of"),
         ({"symbols": "a", "normalize": "nfc"}, "normalize: expected one of"),
         ({"symbols": "a", "separator": ""}, "separator: expected at least one"),
+        (
+            {"symbols": "a", "mode": "separated", "separator": "X", "lowercase": True},
+            "separator: expected one that lower-casing and normalisation keep, got 'X'",
+        ),
+        (
+            {"symbols": "a", "mode": "separated", "separator": "\u3000", "normalize": "NFKC"},
+            "separator: expected one that lower-casing",
+        ),
         ({"symbols": "a", "mode": "bytes"}, "symbols: mode 'bytes' expects no symbols"),
         ({}, "symbols: mode 'chars' expects symbols"),
         ({"symbols": "a", "counts": [1]}, "counts: expected 5 numbers, got 1"),

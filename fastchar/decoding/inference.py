@@ -11,11 +11,13 @@ from torch import nn
 
 @contextmanager
 def inference(model: nn.Module) -> Iterator[None]:
-    """No dropout and no gradients inside; the model's training mode is as before after it."""
-    training = model.training
+    """No dropout and no gradients inside; each module's training mode is as before after it."""
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
         with torch.no_grad():
             yield
     finally:
-        model.train(training)
+        # Not `model.train`: a part that is frozen in evaluation mode stays so.
+        for module, training in modes:
+            module.training = training

@@ -55,7 +55,7 @@ def greedy_search(
     Returns B id lists and log-probabilities [B], float64 on the CPU.
     """
     B, longest = limits.numel(), int(limits.max()) if limits.numel() else 0
-    ids = limits.new_full((longest + 1, B), EOS)
+    ids = []  # of each step, so that a limit never reached takes no memory
     log_prob = torch.zeros(B, dtype=torch.float64, device=limits.device)
     sentence = torch.arange(B, device=limits.device)  # of each column
     last = limits.new_full((B,), Vocabulary.bos_id)
@@ -64,7 +64,7 @@ def greedy_search(
         scores, state = step(last, state, memory)  # [B', V]
         best, last = _allowed(scores, t >= limits).max(-1)
         last = last.masked_fill(done, EOS)
-        ids[t, sentence] = last
+        ids.append(limits.new_full((B,), EOS).index_copy_(0, sentence, last))
         log_prob[sentence] += best.double().masked_fill(done, 0)
         done = last == EOS
         running = (~done).nonzero().squeeze(1)
@@ -74,7 +74,7 @@ def greedy_search(
             sentence, limits, last, done = (x[running] for x in (sentence, limits, last, done))
             state = tuple(s.index_select(1, running) for s in state)
             memory = memory.select(running)
-    return [_until_eos(column) for column in ids.t().tolist()], log_prob.cpu()
+    return [_until_eos(column) for column in torch.stack(ids, 1).tolist()], log_prob.cpu()
 
 
 def beam_search(
@@ -108,7 +108,7 @@ def beam_search(
     ended = _Ended(
         live.new_full((B, n_best), float("-inf")),
         live.new_full((B, n_best), float("-inf")),
-        limits.new_full((B, n_best, longest + 1), EOS),
+        limits.new_full((B, n_best, 1), EOS),
     )
     state = tuple(s.repeat(1, K, 1) for s in state)  # column k*B + b
     for t in range(longest + 1):
@@ -150,15 +150,16 @@ class _Ended(NamedTuple):
 
     score: Tensor  # [B, n]
     log_prob: Tensor  # [B, n]
-    ids: Tensor  # [B, n, longest + 1], <eos> from the end on
+    ids: Tensor  # [B, n, T], <eos> from the end on; T no more than the last to end needs
 
     def merge(self, log_prob: Tensor, past: Tensor, length_penalty: float) -> _Ended:
         """With those that end now: log_prob [B, K], -inf for none, after symbols past [B, K, t]."""
-        score = log_prob / (past.shape[2] + 1) ** length_penalty  # <eos> counts
-        ids = F.pad(past, (0, self.ids.shape[2] - past.shape[2]), value=EOS)
+        T = past.shape[2] + 1  # <eos> counts
+        score = log_prob / T**length_penalty
+        before, now = (F.pad(x, (0, T - x.shape[2]), value=EOS) for x in (self.ids, past))
         score, best = torch.cat([self.score, score], dim=1).topk(self.score.shape[1])
         log_prob = torch.cat([self.log_prob, log_prob], dim=1).gather(1, best)
-        return _Ended(score, log_prob, _rows(torch.cat([self.ids, ids], dim=1), best))
+        return _Ended(score, log_prob, _rows(torch.cat([before, now], dim=1), best))
 
     def of(self, row: int) -> list[Found]:
         """The hypotheses of one sentence."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -21,6 +22,9 @@ from fastchar.version import __version__
 
 FORMAT = 1
 CONFIG = "config.json"
+
+# What a save names weights; other libraries have model-00001-of-00002.safetensors and the like.
+_WEIGHTS = re.compile(r"model-[0-9a-f]{16}\.safetensors")
 
 M = TypeVar("M", bound="Pretrained")
 
@@ -52,7 +56,7 @@ class Pretrained(nn.Module):
         Other files in the folder stay as they are.
         """
         folder = Path(folder)
-        tensors = {k: v.cpu().contiguous() for k, v in _tensors(self).items()}
+        tensors = {k: v.detach().cpu().contiguous() for k, v in _tensors(self).items()}
         weights = _safetensors().save(tensors)
         name = f"model-{_digest(weights)}.safetensors"
         config = {**self.description(), "weights": name}
@@ -60,13 +64,14 @@ class Pretrained(nn.Module):
         folder.mkdir(parents=True, exist_ok=True)
         _replace(folder / name, weights)
         _replace(folder / CONFIG, text.encode("utf-8", "surrogatepass"))
-        for old in folder.glob("model-*.safetensors"):
-            if old.name != name:
+        for old in folder.iterdir():
+            if _WEIGHTS.fullmatch(old.name) and old.name != name:
                 old.unlink()
 
     @classmethod
     def from_pretrained(cls: type[M], folder: str | Path) -> M:
-        """The model in `folder`, on the CPU wherever it was saved, in evaluation mode.
+        """The model in `folder`, in the dtypes that it was saved in, on the CPU wherever that was,
+        in evaluation mode.
 
         Raises `FileNotFoundError` for a missing folder or file and `ValueError` for one that does
         not fit: not a model's, of another model or of a newer format, damaged.
@@ -94,7 +99,7 @@ class Pretrained(nn.Module):
                 raise ValueError(
                     f"{folder / config['weights']}: {key}: expected {expected}, got {got}"
                 )
-            own[key].copy_(saved[key])
+            own[key].data = saved[key].clone()  # a tensor of its own, and not a part of the file
         return model.eval()
 
 
@@ -125,9 +130,8 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers, detached; a parameter that has two names under its first."""
-    named = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    return {name: tensor.detach() for name, tensor in named.items()}
+    """Parameters and buffers; a parameter that has two names under its first."""
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
 def _read_weights(path: Path) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -24,13 +24,15 @@ from fastchar.text import Vocabulary, batches_by_length, pad
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """One predicted target of a source text."""
+    """One predicted target of a source text. Equal are those with equal ids and numbers, whatever
+    their attention: a comparison of tensors is no yes or no."""
 
     text: str
     ids: list[int]  # without <bos> and <eos>
     log_prob: float  # of the ids and <eos> together, in nats
     score: float  # log_prob with the search's length normalisation
-    attention: Tensor  # [len(ids) + 1, S], each row's sum 1; the last symbol of both sides is <eos>
+    # [len(ids) + 1, S], each row's sum 1; the last symbol of both sides is <eos>
+    attention: Tensor = field(compare=False)
 
 
 class Seq2Seq(Pretrained):
@@ -130,7 +132,7 @@ class Seq2Seq(Pretrained):
         """
         with inference(self):
             memory, state = self._encode(source_ids, source_lengths)
-            limits = self._limits(source_lengths, max_length).to(source_ids.device)
+            limits = self._limits(source_lengths.long(), max_length).to(source_ids.device)
             return greedy_search(self._step, state, memory, limits)
 
     def predict(
@@ -200,6 +202,8 @@ class Seq2Seq(Pretrained):
                 n_best=n_best,
                 length_penalty=length_penalty,
             )
+        if not all(found):
+            raise ValueError("model: expected log-probabilities, got NaN or -inf for every target")
         # Attention is that of one more pass over what was found, as one sequence.
         columns = [
             [Vocabulary.bos_id, *each[k].ids, Vocabulary.eos_id] if k < len(each) else []
@@ -230,8 +234,13 @@ class Seq2Seq(Pretrained):
         self, source_ids: Tensor, source_lengths: Tensor, inputs: Tensor, targets: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Attentional vectors [T, K*B, H] and weights [B, T*K, S] of given inputs [T, K*B]."""
+        B, columns = source_ids.shape[1], inputs.shape[1]
+        if columns < B or columns % B:
+            raise ValueError(
+                f"target_ids: expected {B} columns, or a multiple, for {B} sources, got {columns}"
+            )
         memory, state = self._encode(source_ids, source_lengths)
-        repeats = inputs.shape[1] // source_ids.shape[1]
+        repeats = columns // B
         state = tuple(s.repeat(1, repeats, 1) for s in state)
         lengths = (targets != Vocabulary.pad_id).sum(0)
         vectors, weights, _ = self.decoder(inputs, state, memory, lengths)
@@ -253,7 +262,10 @@ class Seq2Seq(Pretrained):
     ) -> tuple[Tensor, DecoderState]:
         """The step of a search: last symbols [K*B] to log-probabilities [K*B, V] and state."""
         vectors, _, state = self.decoder(last.unsqueeze(0), state, memory)
-        return self.output(vectors[0]).log_softmax(-1), state
+        logits = self.output(vectors[0])
+        # Not in half precision, in which the sum over a target's symbols is off in the third digit.
+        dtype = torch.promote_types(logits.dtype, torch.float32)
+        return logits.log_softmax(-1, dtype=dtype), state
 
     @staticmethod
     def _limits(source_lengths: Tensor, max_length: int | None) -> Tensor:

@@ -27,7 +27,8 @@ class Vocabulary:
             trip; `"bytes"`: a byte of the UTF-8 text, so that nothing is ever unknown;
             `"separated"`: what stands between `separator`s, such as phones; a line end is a symbol
             of its own, not a part of those beside it.
-        separator: between symbols in mode `"separated"`; several in a row count as one.
+        separator: between symbols in mode `"separated"`; several in a row count as one. It must be
+            one that `normalize` and `lowercase` leave as it is.
         normalize: Unicode normal form that every text is brought to first, `None` for as is.
             `"NFC"` makes one code point of e and its combining acute.
         lowercase: every text is lower-cased first.
@@ -78,7 +79,12 @@ class Vocabulary:
         self._separator = separator
         self._normalize = normalize
         self._lowercase = lowercase
-        self._counts = None if counts is None else tuple(counts)
+        if mode == "separated" and self._normal(separator) != separator:
+            # Of which there would be none left in any text.
+            changed = "lower-casing and normalisation"
+            raise ValueError(f"separator: expected one that {changed} keep, got {separator!r}")
+        # JSON knows no numbers of numpy's or torch's.
+        self._counts = None if counts is None else tuple(map(int, counts))
         if self._counts is not None and len(self._counts) != len(self):
             raise ValueError(f"counts: expected {len(self)} numbers, got {len(self._counts)}")
 
@@ -149,10 +155,7 @@ class Vocabulary:
         """The symbols of `text`, known or not, after lower-casing and normalisation."""
         if not isinstance(text, str):
             raise TypeError(f"text: expected str, got {type(text).__name__}")
-        if self._lowercase:
-            text = text.lower()
-        if self._normalize is not None:
-            text = unicodedata.normalize(self._normalize, text)
+        text = self._normal(text)
         if self._mode == "chars":
             return list(text)
         if self._mode == "bytes":
@@ -161,6 +164,11 @@ class Vocabulary:
         if "\n" not in self._separator:
             text = text.replace("\n", f"{self._separator}\n{self._separator}")
         return [s for s in text.split(self._separator) if s]
+
+    def _normal(self, text: str) -> str:
+        if self._lowercase:
+            text = text.lower()
+        return text if self._normalize is None else unicodedata.normalize(self._normalize, text)
 
     def join(self, symbols: Iterable[str]) -> str:
         """The text of `symbols`, the inverse of `split`.

@@ -155,11 +155,14 @@ def read_metrics(path: str | Path) -> list[dict[str, float]]:
 
 
 def load_model(path: str | Path) -> Seq2Seq | CharLM:
-    """The model in ``path``, a model folder or a run folder. Raises :class:`InputError`."""
+    """The model in ``path``, a model folder or a run folder, in float32 whatever it was saved in.
+
+    Raises :class:`InputError`.
+    """
     from fastchar.models import load
 
     run = RunFolder(path)
     try:
-        return load(run.model if run.config.exists() else run.path)
+        return load(run.model if run.config.exists() else run.path).float()
     except (FileNotFoundError, ValueError) as error:
         raise InputError(str(error)) from None
