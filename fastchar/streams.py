@@ -38,8 +38,9 @@ def may_overlap(x: Tensor, dtype: torch.dtype, hidden: int) -> bool:
         return True
     # Clusters of up to 16 blocks: where the GPU has room for few of them, a batch of more is a
     # grid's, and two directions of more would not fit side by side anyway.
-    few = hidden <= 2 * block or x.shape[1] <= 32
-    return few and hidden <= 4 * block and torch.cuda.get_device_capability(x.device) >= (9, 0)
+    if hidden > 4 * block or (hidden > 2 * block and x.shape[1] > 32):
+        return False
+    return backend.cuda_clusters(torch.cuda.get_device_capability(x.device))
 
 
 def side_by_side(
