@@ -3,6 +3,7 @@
 import ctypes
 import importlib
 import os
+import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -84,6 +85,13 @@ def native() -> bool:
 def cuda() -> bool:
     """Whether the CUDA kernels are loaded and allowed to run."""
     return bool(_cuda_architectures)
+
+
+def cuda_clusters(capability: tuple[int, int]) -> bool:
+    """Whether the code that a GPU of this capability runs has sm_90's clusters of blocks: PTX of an
+    older architecture has not."""
+    compiled = [tuple(map(int, re.findall(r"\d+", name))) for name in _cuda_architectures]
+    return any((9, 0) <= architecture <= capability for architecture in compiled)
 
 
 def tf32_lstm() -> bool:

@@ -135,8 +135,9 @@ def autocast_dtype(x: Tensor) -> torch.dtype | None:
 def cuda_autocast_dtype(x: Tensor) -> torch.dtype | None:
     """Autocast's dtype on CUDA where it is on and applies to x, else None.
 
-    There torch casts an LSTM's input, state and weights to it, and leaves the results in it; the
-    kernels have the cell's state in float32 from step to step all the same.
+    There torch casts an LSTM's input, state and weights to it (for cuDNN to float16, whatever it
+    is), and leaves the results in it; the kernels have the cell's state in float32 from step to
+    step all the same.
     """
     if not x.is_cuda or not torch.is_autocast_enabled("cuda") or x.dtype == torch.float64:
         return None

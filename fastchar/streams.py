@@ -21,9 +21,9 @@ _side: dict[tuple[int, int], torch.cuda.Stream] = {}  # by device and main strea
 
 
 def may_overlap(x: Tensor, dtype: torch.dtype, hidden: int) -> bool:
-    """Whether a layer of x's two directions, computed in dtype, may run at the same time.
+    """Whether a layer's two directions, of x [T,B,*] and computed in dtype, may run at once.
 
-    Not in a graph of the compiler, which has no streams, nor where each would be a cooperative grid
+    Not in a graph of the compiler, which has no streams, nor where each may be a cooperative grid
     (csrc/cuda/ways.h): two of those want the whole GPU each, and would wait for each other.
     """
     if not x.is_cuda or type(x) is not Tensor or torch.compiler.is_compiling():
@@ -36,7 +36,11 @@ def may_overlap(x: Tensor, dtype: torch.dtype, hidden: int) -> bool:
     block = 64 if dtype == torch.float32 else 128  # the largest size of one block
     if hidden <= block or hidden > 8 * block:
         return True
-    return hidden <= 4 * block and torch.cuda.get_device_capability(x.device) >= (9, 0)
+    # Clusters of up to 16 blocks: where the GPU has room for few of them, a batch of more is a
+    # grid's, and two directions of more would not fit side by side anyway.
+    if hidden > 4 * block or (hidden > 2 * block and x.shape[1] > 32):
+        return False
+    return backend.cuda_clusters(torch.cuda.get_device_capability(x.device))
 
 
 def side_by_side(

@@ -73,7 +73,7 @@ def kernel_names() -> set[str]:
 def compiled(program: Program) -> Path:
     """The program's binary, named by everything that it is made of."""
     assert GXX is not None
-    sources = [*(ROOT / "tests" / "emu").glob("*"), *(ROOT / "csrc" / "cuda").glob("*.cuh")]
+    sources = [*(ROOT / "tests" / "emu").glob("*.[ch]*"), *(ROOT / "csrc" / "cuda").glob("*.cuh")]
     sources += [ROOT / "csrc" / "cell_math.h", ROOT / "csrc" / "cuda" / "ways.h"]
     flags = [
         "-std=c++17",

@@ -122,9 +122,10 @@ def test_which_directions_overlap(monkeypatch: pytest.MonkeyPatch) -> None:
     x = torch.empty(1)
     assert not streams.may_overlap(x, torch.bfloat16, 64)  # on the CPU
     monkeypatch.setattr(streams, "Tensor", SimpleNamespace)
-    x = SimpleNamespace(is_cuda=True, device=0)
+    x = SimpleNamespace(is_cuda=True, device=0, shape=(7, 32))
     found: dict[tuple[object, ...], list[bool]] = {}
     monkeypatch.setattr(backend, "tf32_lstm", lambda: True)
+    monkeypatch.setattr(backend, "_cuda_architectures", ["8.0", "9.0+PTX"])
     for capability in ((8, 0), (9, 0)):
         monkeypatch.setattr(
             torch.cuda, "get_device_capability", lambda _, capability=capability: capability
@@ -138,6 +139,16 @@ def test_which_directions_overlap(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(backend, "tf32_lstm", lambda: False)
         assert all(streams.may_overlap(x, torch.float32, H) for H in sizes)
         monkeypatch.setattr(backend, "tf32_lstm", lambda: True)
+    for older in (["8.0+PTX"], ["8.0+PTX", "10.0"]):  # whose code has no clusters
+        monkeypatch.setattr(backend, "_cuda_architectures", older)
+        assert not streams.may_overlap(x, torch.float16, 256)
+    monkeypatch.setattr(backend, "_cuda_architectures", ["9.0a"])
+    # A GPU with room for 7 clusters of 16 goes by grids from some batch on: tests/emu/ways.cpp.
+    x.shape = (7, 33)
+    assert not streams.may_overlap(x, torch.float16, 257)
+    assert not streams.may_overlap(x, torch.float32, 129)
+    assert streams.may_overlap(x, torch.float16, 256)
+    x.shape = (7, 32)
     assert found[8, 0] == [True, False, False, False, False, True]
     assert found[9, 0] == [True, True, True, False, False, True]
     assert found[8, 0, "tf32"] == found[8, 0]
