@@ -104,7 +104,7 @@ def _device_served(device: torch.device) -> bool:
 def ids_served(ids: Tensor) -> bool:
     if not isinstance(ids, Tensor) or (type(ids) is not Tensor and transformed((ids,))):
         return False
-    if ids.dtype is not torch.int64 and ids.dtype is not torch.int32:
+    if ids.is_nested or (ids.dtype is not torch.int64 and ids.dtype is not torch.int32):
         return False
     return ids.is_cpu or _device_served(ids.device)
 

@@ -3,6 +3,7 @@
 import copy
 import io
 import pickle
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -97,6 +98,70 @@ def test_copies_and_pickles(cls: type) -> None:
     ):
         assert type(twin) is type(module)
         assert torch.equal(twin(*inputs), module(*inputs))
+
+
+class Tokens(nn.Embedding):
+    """No forward of its own."""
+
+    def __init__(self) -> None:
+        super().__init__(9, 4, padding_idx=0)
+
+
+class Twice(nn.Embedding):
+    def forward(self, input: Tensor) -> Tensor:
+        return self.both(input)
+
+    @torch.jit.export
+    def both(self, ids: Tensor) -> Tensor:
+        return 2 * nn.functional.embedding(ids, self.weight)
+
+
+class Biased(nn.LSTMCell):
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        nn.init.ones_(self.bias_ih)
+
+
+class Prepared(nn.Embedding):
+    def __prepare_scriptable__(self) -> nn.Module:
+        return nn.Embedding.from_pretrained(2 * self.weight.data)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")
+@pytest.mark.parametrize("make", [Tokens, lambda: Twice(9, 4), lambda: Biased(9, 4)])
+def test_scripted(make: Callable[[], nn.Module]) -> None:
+    """torch.jit.script compiles what it would have without ours, and ours can come again."""
+    module = make()
+    given = torch.randn(6, 9) if isinstance(module, Biased) else torch.randint(9, (6, 3))
+    expected = torch.jit.script(nn.Sequential(module))(given)
+    model = fastchar.accelerate(nn.Sequential(module))
+    accelerated, parameters = type(module), list(module.parameters())
+    torch.testing.assert_close(torch.jit.script(model)(given), expected)
+    fastchar.accelerate(model)
+    assert type(model[0]) is accelerated
+    assert all(a is b for a, b in zip(model.parameters(), parameters, strict=True))
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")
+def test_scripted_as_the_user_wants() -> None:
+    """A subclass that names what to compile has its will."""
+    model, ids = nn.Sequential(Prepared(9, 4)), torch.randint(9, (6, 3))
+    before = 2 * model(ids)
+    scripted = torch.jit.script(fastchar.accelerate(model))
+    torch.testing.assert_close(scripted(ids), before)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")
+def test_subclasses_of_ours_scripted() -> None:
+    """Without a forward of their own they are torch's classes to torch.jit.script, as ours are."""
+
+    class Ours(fastchar.Embedding):
+        def __init__(self) -> None:
+            super().__init__(9, 4, padding_idx=0)
+
+    model, ids = nn.Sequential(Ours()), torch.randint(9, (6, 3))
+    expected = model(ids)
+    torch.testing.assert_close(torch.jit.script(model)(ids), expected)
 
 
 def test_parametrized_afterwards() -> None:

@@ -365,3 +365,24 @@ def test_compiled_autograd(make: Callable[[], nn.Module]) -> None:
         loss().backward()
     for p, grad in zip(parameters, expected, strict=True):
         torch.testing.assert_close(p.grad, 2 * grad)
+
+
+class Dropped(nn.Module):
+    """Ids [B,T] to embedded symbols [T,B,E], as of encoders that take batches first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = fastchar.Embedding(9, 4)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return nn.functional.dropout(self.embedding(ids), 0.3).transpose(0, 1).tanh()
+
+
+def test_strides_that_a_graph_did_not_foretell() -> None:
+    """Of torch's dropout the fake backward is contiguous and the real one lies as the gradient
+    does: a compiler that trusts the fake hands our ops what it took for contiguous."""
+    model, ids, grads = Dropped(), torch.randint(9, (3, 5)), []
+    for run in (model, torch.compile(model, fullgraph=True, backend="aot_eager")):
+        torch.manual_seed(0)
+        grads += torch.autograd.grad(run(ids).square().sum(), list(model.parameters()))
+    torch.testing.assert_close(*grads)

@@ -221,6 +221,11 @@ def nested_ids(m: Any) -> Any:
     return y, embedding.weight.grad
 
 
+def strided_nested_ids(m: Any) -> Any:
+    """Of these torch has no gradient."""
+    return m.Embedding(4, 3)(torch.nested.nested_tensor([IDS[0], IDS[1, :1]])).unbind()
+
+
 def made_in_inference_mode(m: Any) -> Any:
     with torch.inference_mode():
         lstm, embedding = m.LSTM(4, 6), m.Embedding(4, 3)
@@ -265,6 +270,7 @@ CASES: dict[str, Case] = {
     "subclasses": subclasses,
     "two tensors in one": two_tensors,
     "nested ids": nested_ids,
+    "nested ids, strided": strided_nested_ids,
     "made in inference mode": made_in_inference_mode,
     "packed, batch first": packed_batch_first,
     "packed by hand": lambda m: m.LSTM(4, 6)(

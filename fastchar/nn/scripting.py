@@ -3,17 +3,18 @@
 from typing import TypeVar
 
 from torch import nn
+from torch.nn.utils import parametrize
 
 M = TypeVar("M", bound=nn.Module)
 
 
-def torchs_twin(module: nn.Module, ours: type, torchs: type[M]) -> M | nn.Module:
+def torchs_twin(module: nn.Module, ours: type[nn.Module], torchs: type[M]) -> M | nn.Module:
     """A `torchs` with `module`'s state, shared, for torch.jit.script, which can't compile ours.
 
     torch.jit.script asks each module for it (`__prepare_scriptable__`) and leaves it in the model.
-    A subclass, whose code is its own, stays as it is.
+    A subclass with a `forward` of its own, which is code to compile, stays as it is.
     """
-    if type(module) is not ours:
+    if type(module).forward is not ours.forward or parametrize.is_parametrized(module):
         return module
     twin = torchs.__new__(torchs)
     vars(twin).update(vars(module))

@@ -14,6 +14,7 @@ from torch import nn
 from fastchar.nn.embedding import Embedding
 from fastchar.nn.lstm import LSTM
 from fastchar.nn.lstm_cell import LSTMCell
+from fastchar.nn.scripting import torchs_twin
 
 
 def _names(cls: type) -> set[str]:
@@ -46,7 +47,7 @@ def accelerated(module: nn.Module) -> type | None:
 
 
 @functools.cache
-def _made(cls: type) -> type | None:
+def _made(cls: type[Any]) -> type | None:
     """`cls` with ours behind it, one class for all its objects."""
     theirs = next((base for base in cls.__mro__ if base in _BEHIND), None)
     if theirs is None or cls is theirs or issubclass(cls, _BEHIND[theirs]):
@@ -62,9 +63,12 @@ def _made(cls: type) -> type | None:
         "__doc__": cls.__doc__,
         "__reduce_ex__": lambda self, protocol: (_bare, (cls,), self.__getstate__()),
     }
-    return types.new_class(
+    made: type[Any] = types.new_class(
         cls.__name__, (cls, _BEHIND[theirs]), exec_body=lambda namespace: namespace.update(body)
     )
+    if not any("__prepare_scriptable__" in vars(base) for base in between):
+        made.__prepare_scriptable__ = lambda self: torchs_twin(self, made, cls)
+    return made
 
 
 def _bare(cls: type) -> Any:
