@@ -20,16 +20,13 @@ using torch::stable::Tensor;
 // Wildcard in an expected shape: any size.
 inline constexpr int64_t kAny = -1;
 
-template <class Numbers>
-std::string in_brackets(const Numbers& numbers) {
+inline std::string shape_of(const Tensor& t) {
   std::ostringstream s;
   s << '[';
-  for (size_t i = 0; i < numbers.size(); ++i) s << (i ? ", " : "") << numbers[i];
+  for (int64_t d = 0; d < t.dim(); ++d) s << (d ? ", " : "") << t.size(d);
   s << ']';
   return s.str();
 }
-
-inline std::string shape_of(const Tensor& t) { return in_brackets(t.sizes()); }
 
 template <class Expected, class Got>
 [[noreturn]] void fail(const char* op, const char* arg, const Expected& expected,
@@ -91,19 +88,13 @@ inline void check_cpu(const char* op, const char* arg, const Tensor& t) {
   if (!t.is_cpu()) fail(op, arg, "a CPU tensor", "one on another device");
 }
 
-inline void check_contiguous(const char* op, const char* arg, const Tensor& t) {
-  if (t.is_contiguous()) return;
-  fail(op, arg, "a contiguous tensor",
-       "strides " + in_brackets(t.strides()) + " of shape " + shape_of(t));
-}
-
-// Everything at once for a dense CPU argument of a known dtype and shape.
+// Everything at once for a CPU argument of a known dtype and shape; that it is contiguous is
+// seen to where launchers are registered.
 inline void check_dense(const char* op, const char* arg, const Tensor& t, ScalarType dtype,
                         std::initializer_list<int64_t> sizes) {
   check_cpu(op, arg, t);
   check_dtype(op, arg, t, dtype);
   check_shape(op, arg, t, sizes);
-  check_contiguous(op, arg, t);
 }
 
 inline void check_dense(const char* op, const char* arg, const std::optional<Tensor>& t,

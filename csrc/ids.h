@@ -22,11 +22,10 @@ inline void check_id_range(const char* op, const char* arg, const int64_t* ids, 
   }
 }
 
-// A contiguous int64 tensor of the same ids: `ids` itself where it is one already.
+// An int64 tensor of the same ids: `ids` itself where it is one already.
 inline Tensor as_int64(const char* op, const char* arg, const Tensor& ids) {
   check_cpu(op, arg, ids);
   check_ids(op, arg, ids);
-  check_contiguous(op, arg, ids);
   if (ids.scalar_type() == ScalarType::Long) return ids;
   return torch::stable::to(ids, ScalarType::Long);
 }

@@ -150,14 +150,6 @@ def test_errors_name_what_the_caller_gave() -> None:
             backward(torch.cat([ids, ids]), w_ih)
 
 
-def test_strides_are_said_of_what_is_not_contiguous() -> None:
-    """With its shape, from which they don't follow."""
-    from fastchar import ops  # noqa: F401  registers the ops
-
-    with pytest.raises(RuntimeError, match=r"got strides \[1, 3\] of shape \[3, 2\]"):
-        torch.ops.fastchar.lstm_cell(torch.zeros(3, 8), torch.zeros(2, 3).t())
-
-
 def test_ids_outside_the_table(isa: str) -> None:
     """Said of ids, folded or looked up (older torch: by a RuntimeError); not in the padding."""
     from fastchar import ops  # noqa: F401  registers the ops

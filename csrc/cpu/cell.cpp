@@ -18,7 +18,6 @@ std::tuple<Tensor, Tensor, Tensor> lstm_cell(const Tensor& gates, const Tensor& 
   constexpr const char* op = "lstm_cell";
   check_cpu(op, "c", c);
   check_shape(op, "c", c, {kAny, kAny});
-  check_contiguous(op, "c", c);
   const ScalarType dtype = check_real(op, "c", c);
   const int64_t B = c.size(0), H = c.size(1);
   check_dense(op, "gates", gates, dtype, {B, 4 * H});
@@ -46,7 +45,6 @@ std::tuple<Tensor, Tensor> lstm_cell_backward(const std::optional<Tensor>& grad_
   constexpr const char* op = "lstm_cell_backward";
   check_cpu(op, "c", c);
   check_shape(op, "c", c, {kAny, kAny});
-  check_contiguous(op, "c", c);
   const ScalarType dtype = check_real(op, "c", c);
   const int64_t B = c.size(0), H = c.size(1);
   check_dense(op, "act", act, dtype, {B, 4 * H});

@@ -72,7 +72,6 @@ Tensor embedding_backward(const Tensor& grad, const Tensor& ids_arg, int64_t num
                           int64_t padding_idx, bool scale_grad_by_freq) {
   constexpr const char* op = "embedding_backward";
   check_cpu(op, "grad", grad);
-  check_contiguous(op, "grad", grad);
   const ScalarType dtype = check_real(op, "grad", grad);
   const Tensor ids = as_int64(op, "ids", ids_arg);
   if (num_weights < 0) fail(op, "num_weights", "a count", num_weights);

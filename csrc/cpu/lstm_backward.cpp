@@ -32,7 +32,6 @@ struct Saved {
   ScalarType check(const char* op) const {
     check_cpu(op, "cell", cell);
     check_shape(op, "cell", cell, {kAny, kAny, kAny});
-    check_contiguous(op, "cell", cell);
     const ScalarType dtype = check_real(op, "cell", cell);
     check_dense(op, "act", act, dtype, {T(), B(), 4 * H()});
     check_dense(op, "y", y, dtype, {T(), B(), H()});

@@ -30,7 +30,6 @@ std::tuple<Tensor, Tensor, Tensor> lstm_step(const Tensor& x, const Tensor& h, c
   constexpr const char* op = "lstm_step";
   check_cpu(op, "x", x);
   check_shape(op, "x", x, {kAny, kAny});
-  check_contiguous(op, "x", x);
   const ScalarType dtype = check_real(op, "x", x);
   const int64_t B = x.size(0), E = x.size(1);
   check_dense(op, "c", c, dtype, {B, kAny});
@@ -74,7 +73,6 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> lstm_step_backward(
   constexpr const char* op = "lstm_step_backward";
   check_cpu(op, "c", c);
   check_shape(op, "c", c, {kAny, kAny});
-  check_contiguous(op, "c", c);
   const ScalarType dtype = check_real(op, "c", c);
   const int64_t B = c.size(0), H = c.size(1);
   check_dense(op, "act", act, dtype, {B, 4 * H});

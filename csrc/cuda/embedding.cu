@@ -74,7 +74,6 @@ void launch_backward(const EmbeddingBackwardParams<T>& p, cudaStream_t stream) {
 Tensor embedding_backward(const Tensor& grad, const Tensor& ids_arg, int64_t num_weights,
                           int64_t padding_idx, bool scale_grad_by_freq) {
   constexpr const char* op = "embedding_backward";
-  check_contiguous(op, "grad", grad);
   if (num_weights < 0) fail(op, "num_weights", "a count", num_weights);
   if (grad.dim() != ids_arg.dim() + 1) {
     fail(op, "grad", "one dimension more than ids", shape_of(grad));

@@ -66,7 +66,6 @@ inline void check_dense_on(const Tensor& like, const char* op, const char* arg, 
   }
   check_dtype(op, arg, t, dtype);
   check_shape(op, arg, t, sizes);
-  check_contiguous(op, arg, t);
 }
 inline void check_dense_on(const Tensor& like, const char* op, const char* arg,
                            const std::optional<Tensor>& t, ScalarType dtype,
@@ -74,13 +73,12 @@ inline void check_dense_on(const Tensor& like, const char* op, const char* arg,
   if (t) check_dense_on(like, op, arg, *t, dtype, sizes);
 }
 
-// A contiguous int64 tensor of the same ids on the device of `like`.
+// An int64 tensor of the same ids on the device of `like`.
 inline Tensor ids_on(const Tensor& like, const char* op, const char* arg, const Tensor& ids) {
   check_ids(op, arg, ids);
   if (!ids.is_cuda() || ids.get_device_index() != like.get_device_index()) {
     fail(op, arg, "ids on the same CUDA device as the others", "some on another device");
   }
-  check_contiguous(op, arg, ids);
   return ids.scalar_type() == ScalarType::Long ? ids : torch::stable::to(ids, ScalarType::Long);
 }
 
