@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import matplotlib
 import matplotlib.image
+import matplotlib.style
 import numpy as np
 import pytest
 import torch
@@ -222,3 +226,28 @@ def test_curve_of_a_good_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
             _assert_apart(axis.texts)
             assert all(float(tick).is_integer() for tick in axis.get_xticks())
             assert axis.get_ylim()[1] > axis.dataLim.y1
+
+
+def test_the_callers_matplotlib_stays_as_it_is(tmp_path: Path) -> None:
+    """A notebook's dark background, grid and TeX have no part in the pictures, which have one look;
+    its backend, by which it shows its own, is still there after the import."""
+    rows = [{"epoch": n, "train_loss": 1, "dev_loss": 1, "dev_bits": 1} for n in (1, 2)]
+    look = Look("abc", list("abc"), list("ab"), torch.tensor([[1.0, 0, 0], [0, 1, 0]]))
+
+    def draw() -> list[np.ndarray]:
+        plot_curve(rows, tmp_path / "curve.png")
+        plot_attention([look], tmp_path / "attention.png")
+        return [matplotlib.image.imread(path) for path in sorted(tmp_path.iterdir())]
+
+    own = {"axes.grid": True, "image.origin": "lower", "text.usetex": True}
+    plain = draw()
+    with matplotlib.style.context(["dark_background", own]):
+        before = dict(matplotlib.rcParams)
+        drawn = draw()
+        assert dict(matplotlib.rcParams) == before
+    assert all(np.array_equal(a, b) for a, b in zip(plain, drawn, strict=True))
+    code = (
+        "import matplotlib\nmatplotlib.use('svg')\nimport fastchar.training.report\n"
+        "assert matplotlib.get_backend() == 'svg'"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
