@@ -21,6 +21,7 @@ from matplotlib.transforms import Bbox
 
 from fastchar import CharLM, Seq2Seq, Vocabulary
 from fastchar.analysis.attention import Look, plot_attention
+from fastchar.analysis.choice import choose
 from fastchar.analysis.curve import plot_curve
 from fastchar.analysis.embedding import (
     _apart,
@@ -30,6 +31,7 @@ from fastchar.analysis.embedding import (
     project,
     seen_symbols,
 )
+from fastchar.analysis.sizes import plot_sizes
 from fastchar.analysis.style import label
 from fastchar.analysis.symbols import flush_left, flush_right, visible
 from fastchar.training.report import looks
@@ -219,6 +221,8 @@ def test_curve_of_a_good_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     for rows in (
         [{"epoch": n, **dict.fromkeys(names, 1 / n), "dev_per": 0.3 / n} for n in range(1, 61)],
         [{"epoch": 1, **dict.fromkeys(names, 0.5)}],
+        [{"epoch": n, **dict.fromkeys(names, 0.0)} for n in range(1, 4)],
+        [{"epoch": n, **dict.fromkeys(names, 0.004 / n)} for n in range(1, 4)],
     ):
         with monkeypatch.context() as patch:
             figure = _drawn(patch, lambda rows=rows: plot_curve(rows, tmp_path / "curve.png"))
@@ -226,6 +230,25 @@ def test_curve_of_a_good_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
             _assert_apart(axis.texts)
             assert all(float(tick).is_integer() for tick in axis.get_xticks())
             assert axis.get_ylim()[1] > axis.dataLim.y1
+            ticks = [tick.get_text() for tick in axis.get_yticklabels()]
+            assert len(set(ticks)) == len(ticks)
+
+
+@pytest.mark.parametrize("sizes", [(16, 32, 64, 128, 256), range(100, 125), range(1, 65), (8,)])
+def test_sizes_are_readable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sizes: Sequence[int]
+) -> None:
+    """Numbers run into none beside them; the chosen one has its own and, with room, all have."""
+    errors = {size: [0.1 + abs(size - 57) / 100] * 2 for size in sizes}
+    choice = choose(errors)
+    figure = _drawn(
+        monkeypatch, lambda: plot_sizes(errors, choice, "WER", tmp_path / "s.png", percent=True)
+    )
+    (axis,) = figure.axes
+    _assert_apart(axis.get_xticklabels())
+    shown = {text.get_text() for text in axis.get_xticklabels()}
+    assert str(choice.size) in shown
+    assert len(sizes) > 5 or shown == {str(size) for size in sizes}
 
 
 def test_the_callers_matplotlib_stays_as_it_is(tmp_path: Path) -> None:
