@@ -24,6 +24,7 @@ from fastchar.analysis.attention import Look, plot_attention
 from fastchar.analysis.choice import choose
 from fastchar.analysis.curve import plot_curve
 from fastchar.analysis.embedding import (
+    MOST,
     _apart,
     embeddings,
     nearest,
@@ -34,6 +35,7 @@ from fastchar.analysis.embedding import (
 from fastchar.analysis.sizes import plot_sizes
 from fastchar.analysis.style import label
 from fastchar.analysis.symbols import flush_left, flush_right, visible
+from fastchar.files import InputError
 from fastchar.training.report import looks
 
 
@@ -64,6 +66,45 @@ def test_project_keeps_what_two_dimensions_hold() -> None:
     assert torch.allclose(
         torch.cdist(places, places), torch.cdist(directions, directions), atol=1e-5
     )
+
+
+@pytest.mark.parametrize("shape", [(0, 4), (1, 4), (2, 4), (5, 1)])
+def test_embeddings_of_a_row_or_a_column(shape: tuple[int, int], tmp_path: Path) -> None:
+    """Have neighbours, if there are others, and a place on the map, in two dimensions."""
+    weight = torch.randn(shape)
+    index, cosine = nearest(weight, 3)
+    assert index.shape == cosine.shape == (shape[0], max(min(shape[0] - 1, 3), 0))
+    places, _ = project(weight)
+    assert places.shape == (shape[0], 2)
+    if shape[1] == 1:
+        assert not places[:, 1].any()
+    if shape[0]:
+        vocabulary = Vocabulary("abcde"[: shape[0]])
+        rows = torch.cat([torch.zeros(4, shape[1]), weight])
+        plot_embedding({"text": (vocabulary, rows)}, tmp_path / "map.png")
+        _assert_picture(tmp_path / "map.png")
+
+
+def test_embeddings_that_no_map_shows(tmp_path: Path) -> None:
+    """Numbers that are none, and no symbols at all: refused by name, not by a traceback."""
+    for vocabulary, weight in (
+        (Vocabulary("ab"), torch.full((6, 3), torch.nan)),
+        (Vocabulary.build([], mode="bytes"), torch.randn(260, 3)),
+    ):
+        with pytest.raises(InputError, match="text embedding: expected"):
+            plot_embedding({"text": (vocabulary, weight)}, tmp_path / "map.png")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_map_of_thousands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of Chinese, say: those seen most often, not a picture of minutes and gigabytes."""
+    symbols = [chr(0x4E00 + i) for i in range(3000)]
+    counts = [0, 0, 0, 0, *(1 + i % 6 for i in range(3000))]
+    maps = {"text": (Vocabulary(symbols, counts=counts), torch.randn(3004, 8))}
+    figure = _drawn(monkeypatch, lambda: plot_embedding(maps, tmp_path / "map.png"))
+    (axis,) = figure.axes
+    assert axis._left_title.get_text() == f"text symbols, {MOST} of 3,000"
+    assert {text.get_text() for text in axis.texts} == {label(s) for s in symbols[5::6]}
 
 
 def test_labels_do_not_cover_each_other() -> None:
