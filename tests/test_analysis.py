@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import matplotlib
 import matplotlib.image
+import matplotlib.style
 import numpy as np
 import pytest
 import torch
@@ -17,8 +21,10 @@ from matplotlib.transforms import Bbox
 
 from fastchar import CharLM, Seq2Seq, Vocabulary
 from fastchar.analysis.attention import Look, plot_attention
+from fastchar.analysis.choice import choose
 from fastchar.analysis.curve import plot_curve
 from fastchar.analysis.embedding import (
+    MOST,
     _apart,
     embeddings,
     nearest,
@@ -26,8 +32,10 @@ from fastchar.analysis.embedding import (
     project,
     seen_symbols,
 )
+from fastchar.analysis.sizes import plot_sizes
 from fastchar.analysis.style import label
 from fastchar.analysis.symbols import flush_left, flush_right, visible
+from fastchar.files import InputError
 from fastchar.training.report import looks
 
 
@@ -58,6 +66,45 @@ def test_project_keeps_what_two_dimensions_hold() -> None:
     assert torch.allclose(
         torch.cdist(places, places), torch.cdist(directions, directions), atol=1e-5
     )
+
+
+@pytest.mark.parametrize("shape", [(0, 4), (1, 4), (2, 4), (5, 1)])
+def test_embeddings_of_a_row_or_a_column(shape: tuple[int, int], tmp_path: Path) -> None:
+    """Have neighbours, if there are others, and a place on the map, in two dimensions."""
+    weight = torch.randn(shape)
+    index, cosine = nearest(weight, 3)
+    assert index.shape == cosine.shape == (shape[0], max(min(shape[0] - 1, 3), 0))
+    places, _ = project(weight)
+    assert places.shape == (shape[0], 2)
+    if shape[1] == 1:
+        assert not places[:, 1].any()
+    if shape[0]:
+        vocabulary = Vocabulary("abcde"[: shape[0]])
+        rows = torch.cat([torch.zeros(4, shape[1]), weight])
+        plot_embedding({"text": (vocabulary, rows)}, tmp_path / "map.png")
+        _assert_picture(tmp_path / "map.png")
+
+
+def test_embeddings_that_no_map_shows(tmp_path: Path) -> None:
+    """Numbers that are none, and no symbols at all: refused by name, not by a traceback."""
+    for vocabulary, weight in (
+        (Vocabulary("ab"), torch.full((6, 3), torch.nan)),
+        (Vocabulary.build([], mode="bytes"), torch.randn(260, 3)),
+    ):
+        with pytest.raises(InputError, match="text embedding: expected"):
+            plot_embedding({"text": (vocabulary, weight)}, tmp_path / "map.png")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_map_of_thousands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of Chinese, say: those seen most often, not a picture of minutes and gigabytes."""
+    symbols = [chr(0x4E00 + i) for i in range(3000)]
+    counts = [0, 0, 0, 0, *(1 + i % 6 for i in range(3000))]
+    maps = {"text": (Vocabulary(symbols, counts=counts), torch.randn(3004, 8))}
+    figure = _drawn(monkeypatch, lambda: plot_embedding(maps, tmp_path / "map.png"))
+    (axis,) = figure.axes
+    assert axis._left_title.get_text() == f"text symbols, {MOST} of 3,000"
+    assert {text.get_text() for text in axis.texts} == {label(s) for s in symbols[5::6]}
 
 
 def test_labels_do_not_cover_each_other() -> None:
@@ -215,6 +262,8 @@ def test_curve_of_a_good_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     for rows in (
         [{"epoch": n, **dict.fromkeys(names, 1 / n), "dev_per": 0.3 / n} for n in range(1, 61)],
         [{"epoch": 1, **dict.fromkeys(names, 0.5)}],
+        [{"epoch": n, **dict.fromkeys(names, 0.0)} for n in range(1, 4)],
+        [{"epoch": n, **dict.fromkeys(names, 0.004 / n)} for n in range(1, 4)],
     ):
         with monkeypatch.context() as patch:
             figure = _drawn(patch, lambda rows=rows: plot_curve(rows, tmp_path / "curve.png"))
@@ -222,3 +271,47 @@ def test_curve_of_a_good_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
             _assert_apart(axis.texts)
             assert all(float(tick).is_integer() for tick in axis.get_xticks())
             assert axis.get_ylim()[1] > axis.dataLim.y1
+            ticks = [tick.get_text() for tick in axis.get_yticklabels()]
+            assert len(set(ticks)) == len(ticks)
+
+
+@pytest.mark.parametrize("sizes", [(16, 32, 64, 128, 256), range(100, 125), range(1, 65), (8,)])
+def test_sizes_are_readable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sizes: Sequence[int]
+) -> None:
+    """Numbers run into none beside them; the chosen one has its own and, with room, all have."""
+    errors = {size: [0.1 + abs(size - 57) / 100] * 2 for size in sizes}
+    choice = choose(errors)
+    figure = _drawn(
+        monkeypatch, lambda: plot_sizes(errors, choice, "WER", tmp_path / "s.png", percent=True)
+    )
+    (axis,) = figure.axes
+    _assert_apart(axis.get_xticklabels())
+    shown = {text.get_text() for text in axis.get_xticklabels()}
+    assert str(choice.size) in shown
+    assert len(sizes) > 5 or shown == {str(size) for size in sizes}
+
+
+def test_the_callers_matplotlib_stays_as_it_is(tmp_path: Path) -> None:
+    """A notebook's dark background, grid and TeX have no part in the pictures, which have one look;
+    its backend, by which it shows its own, is still there after the import."""
+    rows = [{"epoch": n, "train_loss": 1, "dev_loss": 1, "dev_bits": 1} for n in (1, 2)]
+    look = Look("abc", list("abc"), list("ab"), torch.tensor([[1.0, 0, 0], [0, 1, 0]]))
+
+    def draw() -> list[np.ndarray]:
+        plot_curve(rows, tmp_path / "curve.png")
+        plot_attention([look], tmp_path / "attention.png")
+        return [matplotlib.image.imread(path) for path in sorted(tmp_path.iterdir())]
+
+    own = {"axes.grid": True, "image.origin": "lower", "text.usetex": True}
+    plain = draw()
+    with matplotlib.style.context(["dark_background", own]):
+        before = dict(matplotlib.rcParams)
+        drawn = draw()
+        assert dict(matplotlib.rcParams) == before
+    assert all(np.array_equal(a, b) for a, b in zip(plain, drawn, strict=True))
+    code = (
+        "import matplotlib\nmatplotlib.use('svg')\nimport fastchar.training.report\n"
+        "assert matplotlib.get_backend() == 'svg'"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -16,6 +16,12 @@ from cli_runs import SMALL, ok, refused, run
 from fastchar.training import evaluation
 
 FASTCHAR = f"{sys.executable} -m fastchar"
+ENVIRONMENT = {
+    **os.environ,
+    "OMP_NUM_THREADS": "1",
+    # Which backend runs is another test's business.
+    "PYTHONWARNINGS": "ignore::UserWarning:fastchar.backend",
+}
 
 
 def _shell(command: str, **options: Any) -> subprocess.CompletedProcess[str]:
@@ -24,7 +30,7 @@ def _shell(command: str, **options: Any) -> subprocess.CompletedProcess[str]:
         shell=True,
         capture_output=True,
         encoding="utf-8",
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env=ENVIRONMENT,
         **options,
     )
 
@@ -33,7 +39,7 @@ def _fastchar(*args: str | Path) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(
         [sys.executable, "-m", "fastchar", *args],
         capture_output=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env=ENVIRONMENT,
     )
 
 

@@ -21,7 +21,7 @@ from fastchar.training.config import read_yaml
 from fastchar.training.console import make_console
 from fastchar.training.data import PairData, make_data, read_data
 from fastchar.training.folder import load_model, read_metrics
-from fastchar.training.sweep_report import Row, SweepFolder
+from fastchar.training.sweep_report import Row, SweepFolder, write_table
 from fastchar.training.sweeping import Swept
 
 pytestmark = pytest.mark.usefixtures("fast_runs")
@@ -140,6 +140,14 @@ def test_what_a_sweep_leaves(whole: Swept) -> None:
     assert whole.choice == choose(errors)
 
 
+def test_whole_numbers_of_the_table_are_whole(tmp_path: Path) -> None:
+    """Also those of ten digits: one could not train again with the seed of a row."""
+    rows: list[Row] = [{"seed": 2**32 - 1, "parameters": 1234567891, "dev_wer": 1 / 3}]
+    write_table(rows, tmp_path / "sweep.csv")
+    last = (tmp_path / "sweep.csv").read_text().splitlines()[-1]
+    assert last == "4294967295,1234567891,0.333333333"
+
+
 def test_all_trials_have_the_same_data(whole: Swept, tmp_path: Path, pairs_file: Path) -> None:
     """The same split whatever the seed, also if not all held-out words are read; another order of
     batches and other weights."""
@@ -213,6 +221,22 @@ def test_resume_after_a_kill(
             sweep(_config(out, pairs_file), SIZES, SEEDS, QUIET)
     assert _measured(resume_sweep(out, QUIET).rows) == _measured(whole.rows)
     assert len(epochs) == 2 * len(SIZES) * SEEDS
+
+
+def test_resume_after_a_kill_in_mid_write(
+    tmp_path: Path, pairs_file: Path, whole: Swept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which left optuna's lock behind, a link by a name that leads nowhere from where it lies."""
+    monkeypatch.chdir(tmp_path)
+    with monkeypatch.context() as patch:
+        _stop(patch, BATCHES + 3)
+        with pytest.raises(Interrupted):
+            sweep(_config(Path("s"), pairs_file), SIZES, SEEDS, QUIET)
+    lock = Path("s/optuna.log.lock")
+    lock.symlink_to("s/optuna.log")
+    sweeping._open_study(SweepFolder("s"))
+    assert not lock.is_symlink()
+    assert _measured(resume_sweep("s", QUIET).rows) == _measured(whole.rows)
 
 
 def test_resume_after_a_full_disk(

@@ -29,10 +29,10 @@ def plot_curve(rows: Sequence[Mapping[str, float]], path: str | Path) -> None:
         line(right, "dev_wer", "WER", RED)
         line(right, "dev_per", "PER", ORANGE)
         right.set_title("error rates, held out")
-        right.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        right.yaxis.set_major_formatter(PercentFormatter(1))
         words, symbols = ([row[name] for row in rows] for name in ("dev_wer", "dev_per"))
         # Where the curves end close together, the upper number goes higher.
-        close = min(words) - min(symbols) < 0.1 * max(*words, *symbols)
+        close = min(words) - min(symbols) <= 0.1 * max(*words, *symbols)
         _mark_best(right, epochs, words, "{:.1%}", RED, 20 if close else 7)
         _mark_best(right, epochs, symbols, "{:.1%}", ORANGE)
     else:
@@ -41,7 +41,7 @@ def plot_curve(rows: Sequence[Mapping[str, float]], path: str | Path) -> None:
         _mark_best(right, epochs, [row["dev_bits"] for row in rows], "{:.3f}", BLUE)
     for axis in (left, right):
         axis.set_xlabel("epoch")
-        axis.set_ylim(0, 1.1 * max(axis.dataLim.y1, 1e-9))
+        axis.set_ylim(0, 1.1 * (axis.dataLim.y1 or 1))
         axis.margins(x=0.06)
         if len(rows) == 1:
             axis.set_xlim(epochs[0] - 1, epochs[0] + 1)

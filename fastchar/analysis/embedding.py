@@ -13,14 +13,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastchar.analysis.style import BLUE, GREY, RED, label, new_figure, save, styled, text_width
+from fastchar.files import InputError
 from fastchar.models import CharLM, Seq2Seq
 from fastchar.text import Vocabulary
 from fastchar.text.vocabulary import BYTE_SYMBOLS
 
 VOWELS = set("aeiouyæøœəɐɑɒɔɘɚɛɜɝɞɤɪɨɯɵɶʉʊʌʏıаеёиоуыэюяієαεηιουω")
 
-
 BYTES = {symbol for symbol in BYTE_SYMBOLS if len(symbol) > 1}  # those without a letter
+
+MOST = 500  # symbols of a map: thousands could not be told apart, and take minutes and gigabytes
 
 
 def embeddings(model: Seq2Seq | CharLM) -> dict[str, tuple[Vocabulary, Tensor]]:
@@ -43,7 +45,7 @@ def nearest(weight: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Each row's ``k`` nearest other rows by cosine, nearest first: indices and cosines [V, k]."""
     directions = F.normalize(weight, dim=1)
     cosines = (directions @ directions.t()).fill_diagonal_(-2.0)
-    values, index = cosines.topk(min(k, weight.shape[0] - 1))
+    values, index = cosines.topk(max(min(k, weight.shape[0] - 1), 0))
     return index, values
 
 
@@ -54,29 +56,41 @@ def project(weight: Tensor) -> tuple[Tensor, float]:
     centred = directions - directions.mean(0)
     u, s, _ = torch.linalg.svd(centred, full_matrices=False)
     share = float(s[:2].square().sum() / s.square().sum().clamp_min(1e-30))
-    return u[:, :2] * s[:2], share
+    places = u[:, :2] * s[:2]
+    return F.pad(places, (0, 2 - places.shape[1])), share  # one row or column has fewer than two
 
 
 @styled
 def plot_embedding(maps: dict[str, tuple[Vocabulary, Tensor]], path: str | Path) -> None:
-    """A map of each embedding; a symbol's size tells how often it was seen."""
-    shown = {name: seen_symbols(vocabulary) for name, (vocabulary, _) in maps.items()}
+    """A map of each embedding, of :data:`MOST` symbols at most: those seen most often. A symbol's
+    size tells how often that was.
+
+    Raises :class:`InputError` for an embedding of which there is nothing to show.
+    """
+    shown = {name: _most_seen(vocabulary) for name, (vocabulary, _) in maps.items()}
+    for name, (_, weight) in maps.items():
+        if not shown[name]:
+            raise InputError(f"{name} embedding: expected symbols that were seen, got none")
+        if not weight[shown[name]].isfinite().all():
+            raise InputError(f"{name} embedding: expected finite numbers, got others")
     texts = {name: _texts(maps[name][0], ids) for name, ids in shown.items()}
     boxes = {name: np.array([t.box for t in texts[name]]) for name in maps}
     # As large as lets labels cover a quarter of the map.
     side = max(5.0, *(float(np.sqrt(4 * box.prod(1).sum())) for box in boxes.values()))
     figure, axes = new_figure((side + 0.4) * len(maps), side + 0.9, 1, len(maps))
-    for axis, (name, (_, weight)) in zip(axes, maps.items(), strict=True):
+    for axis, (name, (vocabulary, weight)) in zip(axes, maps.items(), strict=True):
         places, share = project(weight[shown[name]])
         spots = _apart(_scaled(places.numpy(), side), boxes[name], side)
         for text, (x, y) in zip(texts[name], spots, strict=True):
-            drawn = axis.text(x, y, text.label, ha="center", va="center", size=text.size)
-            drawn.set(color=text.color, weight=text.weight)
+            written = axis.text(x, y, text.label, ha="center", va="center", size=text.size)
+            written.set(color=text.color, weight=text.weight)
         axis.set_xlim(0, side)
         axis.set_ylim(0, side)
         axis.set_xticks([])
         axis.set_yticks([])
-        axis.set_title(f"{name} symbols")
+        seen, drawn = len(seen_symbols(vocabulary)), len(shown[name])
+        of = f", {drawn:,} of {seen:,}" if drawn < seen else ""
+        axis.set_title(f"{name} symbols{of}")
         axis.set_xlabel(
             f"two principal components, {share:.0%} of the variance\n"
             "vowels red, other letters blue; larger: seen more often",
@@ -115,6 +129,14 @@ def seen_symbols(vocabulary: Vocabulary) -> list[int]:
     ids = range(len(Vocabulary.SPECIAL), len(vocabulary))
     counts = vocabulary.counts
     return [i for i in ids if counts is None or counts[i] > 0]
+
+
+def _most_seen(vocabulary: Vocabulary) -> list[int]:
+    """Those of :func:`seen_symbols` that a map shows, in their order."""
+    ids, counts = seen_symbols(vocabulary), vocabulary.counts
+    if counts is not None:
+        ids.sort(key=lambda i: -counts[i])
+    return sorted(ids[:MOST])
 
 
 def _sizes(vocabulary: Vocabulary, shown: Sequence[int]) -> list[float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -9,7 +10,16 @@ from statistics import fmean
 from matplotlib.ticker import NullLocator, PercentFormatter
 
 from fastchar.analysis.choice import Choice, standard_error
-from fastchar.analysis.style import BLUE, GREY, GRID, ORANGE, new_figure, save, styled
+from fastchar.analysis.style import (
+    BLUE,
+    GREY,
+    GRID,
+    ORANGE,
+    new_figure,
+    save,
+    styled,
+    text_width,
+)
 
 
 @styled
@@ -42,7 +52,8 @@ def plot_sizes(
     chosen = (choice.size, fmean(errors[choice.size]))
     axis.plot(*chosen, "o", ms=13, mfc="none", mec=ORANGE, mew=2, ls="", label="chosen")
     axis.set_xscale("log")
-    axis.set_xticks(sizes, [str(size) for size in sizes])
+    named = _apart((choice.size, *sizes), width=5.0)
+    axis.set_xticks(named, [str(size) for size in named])
     axis.xaxis.set_minor_locator(NullLocator())
     axis.margins(y=0.15)
     axis.set_title(f"{name}, held out")
@@ -53,3 +64,15 @@ def plot_sizes(
     axis.set_axisbelow(True)
     figure.legend(loc="outside lower center", ncols=2)
     save(figure, path)
+
+
+def _apart(sizes: Sequence[int], width: float) -> list[int]:
+    """Those of ``sizes`` whose numbers run into none of an earlier one's, on a logarithmic axis of
+    ``width`` inches."""
+    scale = width / (math.log(max(sizes) / min(sizes)) or 1)
+    found: list[int] = []
+    for size in sizes:
+        room = text_width(f"{size} ", 10)
+        if all(abs(math.log(size / other)) * scale >= room for other in found):
+            found.append(size)
+    return found

@@ -7,11 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-
-from matplotlib import font_manager
+from matplotlib import font_manager, style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.cells import cell_len
@@ -53,8 +49,9 @@ _RC: dict[Any, Any] = {
     "legend.frameon": False,
 }
 
-# Decorates a function that draws: the caller's own matplotlib settings stay as they are.
-styled = matplotlib.rc_context(_RC)
+# Decorates a function that draws. The caller's own matplotlib settings, such as a dark background
+# or TeX, stay as they are and have no part in it. A PNG needs no backend: the caller's stays too.
+styled = style.context(["default", _RC])
 
 
 def new_figure(

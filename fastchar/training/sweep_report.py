@@ -52,7 +52,8 @@ def write_table(rows: Sequence[Row], path: Path) -> None:
     with write_beside(path) as stream:
         writer = csv.DictWriter(stream, rows[0], lineterminator="\n")
         writer.writeheader()
-        writer.writerows({name: f"{value:.9g}" for name, value in row.items()} for row in rows)
+        for row in rows:
+            writer.writerow({k: f"{v:.9g}" if isinstance(v, float) else v for k, v in row.items()})
 
 
 def write_sweep_report(

@@ -169,6 +169,8 @@ def _create_study(
 
 
 def _open_study(folder: SweepFolder) -> Study:
+    # Optuna would wait for ever for the lock of a sweep that was killed; the folder is held.
+    folder.study.with_name(f"{folder.study.name}.lock").unlink(missing_ok=True)
     # A line that a full disk or a kill cut short would swallow the next one.
     content = folder.study.read_bytes()
     if content and not content.endswith(b"\n"):
