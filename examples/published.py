@@ -8,6 +8,7 @@ looked at than what a recipe trains on and is judged by.
     python -m examples.published cmudict FOLDER       # with train.tsv and dev.tsv
     python -m examples.published text FILE            # its last tenth is held out
     python -m examples.published cmudict FOLDER --recipe large      # one alone
+    python -m examples.published page                 # the page once more, from the results
 """
 
 import argparse
@@ -15,11 +16,8 @@ import datetime
 import json
 import math
 import shutil
-import time
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from benchmarks import machine
 from benchmarks.report import replace_between
@@ -54,7 +52,7 @@ def run(data: str, name: str, source: Path, folder: Path, **more: Any) -> Entry:
     settings: Entry = {"data": str(source / "train.tsv" if dev else source), "dev": dev}
     shutil.rmtree(folder, ignore_errors=True)
     config = Config(out=str(folder), **settings, **{**RECIPES[data][name], **more})
-    about, start = machine.describe(), time.perf_counter()
+    about = machine.describe()
     finished = train(config)
     return {
         "data": data,
@@ -62,8 +60,6 @@ def run(data: str, name: str, source: Path, folder: Path, **more: Any) -> Entry:
         "settings": {k: v for k, v in config.used().items() if k not in ("data", "dev", "out")},
         "changed": RECIPES[data][name],
         "parameters": sum(p.numel() for p in finished.model.parameters()),
-        "seconds": time.perf_counter() - start,
-        "threads": torch.get_num_threads(),
         "date": datetime.date.today().isoformat(),
         "machine": about,
         **judged(finished, dev),
@@ -109,13 +105,11 @@ def write_page(entries: list[Entry], page: Path) -> None:
 
 def results_table(entries: list[Entry]) -> str:
     """A line a recipe, and under them what the figures were made with."""
-    head = ["recipe", "settings", "parameters", "training"]
+    head = ["recipe", "settings", "parameters"]
     rows = []
     for entry in entries:
         settings = ", ".join(f"{k} {v}" for k, v in entry["changed"].items()) or "those of train"
-        minutes = f"{entry['seconds'] / 60:.0f} min, {entry['threads']} thread"
-        minutes += "s" if entry["threads"] > 1 else ""
-        rows.append([entry["recipe"], settings, f"{entry['parameters'] / 1e6:.1f} M", minutes])
+        rows.append([entry["recipe"], settings, f"{entry['parameters'] / 1e6:.1f} M"])
         if "rates" in entry:
             greedy, beam = entry["rates"]["1"], entry["rates"][str(BEAM)]
             rows[-1] += [f"{100 * greedy['wer']:.2f} %", f"{100 * beam['wer']:.2f} %"]
@@ -143,8 +137,14 @@ def main(data: str, source: Path, recipes: list[str]) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Trains recipes, and writes what they reach.")
-    parser.add_argument("data", choices=RECIPES)
-    parser.add_argument("source", type=Path)
-    parser.add_argument("--recipe", action="append", help="one of them; otherwise all")
+    commands = parser.add_subparsers(dest="data", required=True)
+    for data, recipes in RECIPES.items():
+        command = commands.add_parser(data)
+        command.add_argument("source", type=Path)
+        command.add_argument("--recipe", action="append", choices=recipes, help="not all, but this")
+    commands.add_parser("page")
     options = parser.parse_args()
-    main(options.data, options.source, options.recipe or list(RECIPES[options.data]))
+    if options.data == "page":
+        write_page(json.loads(RESULTS.read_text()), PAGE)
+    else:
+        main(options.data, options.source, options.recipe or list(RECIPES[options.data]))
