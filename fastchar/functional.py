@@ -81,8 +81,8 @@ def embedding(
 def _little(ids: Tensor, weight: Tensor, by_freq: bool) -> bool:
     """Whether torch's own lookup serves as well, and sooner. Its gradient lacks a derivative where
     it is scaled by frequency, and adds up half precision in half precision."""
-    if torch.compiler.is_compiling() or not isinstance(ids, Tensor):
-        return False
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or not isinstance(ids, Tensor):
+        return False  # a trace's sizes are for others
     if not (ids.is_cpu and weight.is_cpu and weight.dim() == 2):
         return False
     elements = ids.numel() * weight.shape[1]

@@ -90,8 +90,8 @@ def test_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fast_runs: N
     monkeypatch.setattr(published, "PAGE", page)
     monkeypatch.setattr(published, "RESULTS", results)
     monkeypatch.chdir(tmp_path)
-    for _ in range(2):
-        published.main("cmudict", tmp_path, ["large", "default"])
+    for recipes in (["large", "default"], ["default"]):
+        published.main("cmudict", tmp_path, recipes)
     published.main("text", tmp_path / "text.txt", ["default"])
     entries = json.loads(results.read_text())
     assert [(entry["data"], entry["recipe"]) for entry in entries] == [
