@@ -45,7 +45,7 @@ __all__ = ["embedding", "embedding_lstm", "linear", "linear_cross_entropy", "lst
 
 # Elements of a lookup up to which torch's own is the faster one on the CPU, nothing of it being
 # Python: by itself, and with its gradient, of which torch's takes one thread.
-_LITTLE, _LITTLE_TRAINED = 1 << 20, 1 << 14
+_LITTLE, _LITTLE_TRAINED = 1 << 20, 1 << 16
 
 
 def embedding(
