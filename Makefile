@@ -48,7 +48,7 @@ test-fallbacks: build
 	FASTCHAR_BACKEND=reference $(BIN)/python -m pytest
 	PYTHONPATH=$(CURDIR)/tests/without_extension $(BIN)/python -m pytest
 
-CPP = $(shell git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' 'csrc/*.cuh' 'tests/emu/*')
+CPP = $(shell git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' 'csrc/*.cuh' 'tests/emu/*.h' 'tests/emu/*.cpp')
 
 lint: $(BIN)/.installed
 	$(BIN)/ruff check .
