@@ -7,7 +7,7 @@ looked at than what a recipe trains on and is judged by.
     pip install --no-build-isolation ".[train]"
     python -m examples.published cmudict FOLDER       # with train.tsv and dev.tsv
     python -m examples.published text FILE            # its last tenth is held out
-    python -m examples.published cmudict FOLDER --recipe large      # one alone
+    python -m examples.published cmudict FOLDER --recipe default    # one alone
     python -m examples.published page                 # the page once more, from the results
 """
 
@@ -35,14 +35,8 @@ BEAM = 5
 Entry = dict[str, Any]
 # By data and name: what differs from `fastchar train`'s defaults.
 RECIPES: dict[str, dict[str, dict[str, Any]]] = {
-    "cmudict": {
-        "default": {},
-        "large": {"hidden_size": 512, "dropout": 0.4, "epochs": 16},
-    },
-    "text": {
-        "default": {"model": "char_lm"},
-        "large": {"model": "char_lm", "num_layers": 2, "dropout": 0.4, "epochs": 30},
-    },
+    "cmudict": {"default": {}},
+    "text": {"default": {"model": "char_lm"}},
 }
 
 
