@@ -19,7 +19,6 @@ from .tables import SPEED, THIRD_PARTY, Result
 
 DOCS = ROOT / "docs"
 FOLDER = "performance"  # of the machines' pages, in DOCS
-GPU_RESULT = "gpu_check.json"
 IMAGES = "../img"  # from there
 NO_GPU = (
     "No GPU has run the kernels yet: what they reach is still to be measured, by `make gpu-check`."
@@ -134,7 +133,7 @@ def third_party(result: Result) -> str:
 
 def gpu_section(results: Path, docs: Path) -> str:
     """What `benchmarks.gpu.check` measured in each of the folders, newest first, and its pages."""
-    found = [json.loads(file.read_text()) for file in results.glob(f"*/{GPU_RESULT}")]
+    found = [json.loads(file.read_text()) for file in results.glob(f"*/{gpu_report.RESULT}")]
     found.sort(key=lambda result: result["date"], reverse=True)
     parts = []
     for result in found:
@@ -166,7 +165,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--readme", type=Path, default=ROOT / "README.md")
     options = parser.parse_args(arguments)
 
-    groups = (path for path in options.results.glob("*/*.json") if path.name != GPU_RESULT)
+    groups = (path for path in options.results.glob("*/*.json") if path.name != gpu_report.RESULT)
     machines = {path.name: tables.load(path) for path in sorted({path.parent for path in groups})}
     order = newest_first(machines)
     pages = options.docs / FOLDER

@@ -40,12 +40,12 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
 }
 
 
-def run(data: str, name: str, source: Path, folder: Path, **more: Any) -> Entry:
+def run(data: str, name: str, source: Path, folder: Path) -> Entry:
     """Trains a recipe into `folder`, and judges it."""
     dev = str(source / "dev.tsv") if source.is_dir() else None
     settings: Entry = {"data": str(source / "train.tsv" if dev else source), "dev": dev}
     shutil.rmtree(folder, ignore_errors=True)
-    config = Config(out=str(folder), **settings, **{**RECIPES[data][name], **more})
+    config = Config(out=str(folder), **settings, **RECIPES[data][name])
     about = machine.describe()
     finished = train(config)
     return {

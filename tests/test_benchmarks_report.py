@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_gpu_check import MADE_UP
+from test_gpu_report import MADE_UP
 
 from benchmarks import grids, report, tables
 from benchmarks.gpu import report as gpu_report

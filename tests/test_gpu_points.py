@@ -75,7 +75,8 @@ class FakeGPU:
             record=lambda: None, synchronize=lambda: None, elapsed_time=lambda end: 3.0
         )
 
-    def install(self, monkeypatch):
+    def install(self, monkeypatch, draws: bool = True):
+        """`draws`: torch's random numbers too, which are no numbers then."""
         cuda = torch.cuda
         for name in ("Stream", "current_stream"):
             monkeypatch.setattr(cuda, name, self.stream)
@@ -85,8 +86,9 @@ class FakeGPU:
         monkeypatch.setattr(cuda, "graph", self.graph)
         monkeypatch.setattr(cuda, "set_stream", self.set_stream)
         monkeypatch.setattr(cuda, "Event", self.event)
-        monkeypatch.setattr(torch, "rand", self.random)
-        monkeypatch.setattr(torch, "zeros", lambda *_, **__: None)
+        if draws:
+            monkeypatch.setattr(torch, "rand", self.random)
+            monkeypatch.setattr(torch, "zeros", lambda *_, **__: None)
         return self
 
 
@@ -129,10 +131,7 @@ class OnTheCPU(TorchFunctionMode):
 @pytest.mark.native
 def test_the_points_can_be_measured(monkeypatch):
     """Each kind of point once, small, on the CPU: the code around the clock, which no GPU ran."""
-    rand, zeros = torch.rand, torch.zeros
-    FakeGPU().install(monkeypatch)
-    monkeypatch.setattr(torch, "rand", rand)
-    monkeypatch.setattr(torch, "zeros", zeros)
+    FakeGPU().install(monkeypatch, draws=False)
     cache = SimpleNamespace(L2_cache_size=1 << 10)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: cache)
     with OnTheCPU(), tf32(False):
@@ -151,10 +150,7 @@ def test_the_points_can_be_measured(monkeypatch):
 @pytest.mark.native
 def test_a_step_of_each_way_can_be_measured(monkeypatch):
     """On the CPU, which knows no ways: that of the environment comes back, also after an error."""
-    rand, zeros = torch.rand, torch.zeros
-    FakeGPU().install(monkeypatch)
-    monkeypatch.setattr(torch, "rand", rand)
-    monkeypatch.setattr(torch, "zeros", zeros)
+    FakeGPU().install(monkeypatch, draws=False)
     chosen = []
     race = gpu_ways.race
 

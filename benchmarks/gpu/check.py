@@ -33,7 +33,7 @@ from typing import Any
 import torch
 
 from benchmarks.gpu.points import done, points
-from benchmarks.gpu.report import Entry, markdown, slug
+from benchmarks.gpu.report import RESULT, Entry, markdown, slug
 
 ROOT = Path(__file__).parents[2]
 _spec = importlib.util.spec_from_file_location("toolkit", ROOT / "csrc" / "cuda" / "build.py")
@@ -319,7 +319,7 @@ def save(result: Entry, folder: Path) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     texts = {
-        "gpu_check.json": json.dumps(result, indent=1) + "\n",
+        RESULT: json.dumps(result, indent=1) + "\n",
         "gpu_check.md": markdown(result),
     }
     for name, text in texts.items():

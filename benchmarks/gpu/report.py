@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from benchmarks.gpu.goals import PLAIN, Entry, by_graph, goals_table, ratio, step_microseconds
 from benchmarks.tables import table
 
+RESULT = "gpu_check.json"  # what `benchmarks.gpu.check` leaves of itself
+
 # Microseconds a step that an H200 needs at the least, by what blocks need to synchronise: reckoned,
 # for bf16 and B <= 128.
 FLOORS = {256: 0.7, 512: 1.0, 1024: 1.6}
