@@ -37,6 +37,11 @@ STABLE_TORCH_LIBRARY(fastchar, m) {
       "Tensor cell, Tensor y, Tensor? ids, Tensor w_hh, Tensor h0, Tensor c0, Tensor? lengths, "
       "bool reverse, int num_rows, bool need_h0) "
       "-> (Tensor grad_gates, Tensor grad_w_hh, Tensor grad_h0, Tensor grad_c0)");
+  // Of a loop's steps, each with its grad_gates [B, 4H] and input [B, K] (x or h), where B may
+  // differ: grad_weight [4H, K], and grad_bias [4H] or without elements.
+  define(m,
+         "lstm_step_weight_grad(Tensor[] grad_gates, Tensor[] input, bool need_bias) "
+         "-> (Tensor grad_weight, Tensor grad_bias)");
   // lstm_sequence of the projected input: x [T, B, K], or ids [T, B] into the table [V, K],
   // whose row padding_idx gets no gradient (-1: all do). grad_x is x's or the table's.
   // Gradients have no elements where they are not needed.

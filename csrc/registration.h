@@ -5,8 +5,10 @@
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
+#include <algorithm>
 #include <optional>
 #include <string>
+#include <vector>
 
 namespace fastchar {
 
@@ -18,6 +20,9 @@ inline void define(torch::stable::detail::StableLibrary& m, std::string schema) 
 inline bool is_dense(const torch::stable::Tensor& x) { return x.is_contiguous(); }
 inline bool is_dense(const std::optional<torch::stable::Tensor>& x) {
   return !x || x->is_contiguous();
+}
+inline bool is_dense(const std::vector<torch::stable::Tensor>& xs) {
+  return std::all_of(xs.begin(), xs.end(), [](const auto& x) { return x.is_contiguous(); });
 }
 template <class T>
 bool is_dense(const T&) {
@@ -31,6 +36,10 @@ inline std::optional<torch::stable::Tensor> dense(
     const std::optional<torch::stable::Tensor>& x) {
   if (!x) return x;
   return torch::stable::contiguous(*x);
+}
+inline std::vector<torch::stable::Tensor> dense(std::vector<torch::stable::Tensor> xs) {
+  for (auto& x : xs) x = dense(x);
+  return xs;
 }
 template <class T>
 T dense(const T& x) {

@@ -21,6 +21,8 @@ from fastchar.reference.embedding import row_scale
 from fastchar.reference.layers import mask_padding
 from fastchar.routing import floats
 
+Rows = tuple[Tensor, ...]  # step by step
+
 
 def _embedding_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     weight, ids, ctx.padding_idx, ctx.by_freq = inputs
@@ -114,17 +116,30 @@ def for_both(bias: Tensor | None, of_b_ih: bool, of_b_hh: bool) -> tuple[Tensor 
 
 
 def step_weight_gradients(
-    gates: Tensor, x: Tensor | None, h: Tensor | None, needs: tuple[bool, ...]
+    gates: Rows, x: Rows | None, h: Rows | None, needs: tuple[bool, ...]
 ) -> tuple[Tensor | None, ...]:
-    """Of w_ih [4H,E], w_hh [4H,H] and the biases [4H], from rows of any number of steps.
+    """Of w_ih [4H,E], w_hh [4H,H] and the biases [4H], from the rows of any number of steps.
 
-    gates [N,4H] are the gradients of the pre-activations, x [N,E] and h [N,H], None where their
-    weight needs none.
+    gates [B,4H] are the gradients of a step's pre-activations, x [B,E] and h [B,H], no list where
+    their weight needs none; B may differ from step to step.
     """
-    need_bias = needs[2] or needs[3]
-    grad_ih, grad_bias = _weight_gradients(gates, x, need_bias)
-    grad_hh, _ = _weight_gradients(gates, h, False)
+    grad_ih, grad_bias = _weight_gradients_of_steps(gates, x, needs[2] or needs[3])
+    grad_hh, _ = _weight_gradients_of_steps(gates, h, False)
     return grad_ih, grad_hh, *for_both(grad_bias, *needs[2:])
+
+
+def _weight_gradients_of_steps(
+    gates: Rows, input: Rows | None, need_bias: bool
+) -> tuple[Tensor | None, Tensor | None]:
+    """`_weight_gradients` of rows that lie by step. What would have to be torch's operations, and
+    a batch of gradients (is_grads_batched), which takes no lists, have theirs put together."""
+    if input is None and not need_bias:
+        return None, None
+    if input is None or differentiated() or torch._C._functorch.is_legacy_batchedtensor(gates[0]):
+        rows = None if input is None else torch.cat(input)
+        return _weight_gradients(torch.cat(gates), rows, need_bias)
+    of_weight, of_bias = _lstm_step_weight_grad(gates, input, need_bias)
+    return of_weight, of_bias if need_bias else None
 
 
 def _weight_gradients(
@@ -316,6 +331,7 @@ linear_cross_entropy_reduced = differentiable(
 
 _lstm_cell_backward = last("lstm_cell_backward")
 _lstm_step_backward = last("lstm_step_backward")
+_lstm_step_weight_grad = last("lstm_step_weight_grad")
 _lstm_sequence_backward = last("lstm_sequence_backward")
 _linear_input_grad = last("linear_input_grad")
 _linear_weight_grad = last("linear_weight_grad")

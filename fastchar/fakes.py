@@ -185,6 +185,13 @@ def _(grad: Tensor, input: Tensor, need_bias: bool) -> tuple[Tensor, Tensor]:
     return grad.new_empty(N, input.shape[1]), grad.new_empty(N if need_bias else 0)
 
 
+@fake("lstm_step_weight_grad")
+def _(grad_gates: list[Tensor], input: list[Tensor], need_bias: bool) -> tuple[Tensor, Tensor]:
+    gates = grad_gates[0].shape[1]
+    new = grad_gates[0].new_empty
+    return new(gates, input[0].shape[1]), new(gates if need_bias else 0)
+
+
 @fake("linear_cross_entropy")
 def _(
     input: Tensor,

@@ -44,12 +44,8 @@ class _Weights(Function):
         if rows is None:  # no step got a gradient
             return (None,) * 4
         gates, x, h = zip(*rows, strict=True)
-        return step_weight_gradients(torch.cat(gates), _cat(x), _cat(h), ctx.needs_input_grad)
-
-
-def _cat(parts: tuple[Tensor | None, ...]) -> Tensor | None:
-    given = [part for part in parts if part is not None]
-    return torch.cat(given) if given else None
+        needs = ctx.needs_input_grad
+        return step_weight_gradients(gates, x if needs[0] else None, h if needs[1] else None, needs)
 
 
 def _asking(weights: tuple[Tensor | None, ...]) -> list[int]:

@@ -60,6 +60,47 @@ def test_linear(isa: str) -> None:
     sample.check()
 
 
+@pytest.mark.native
+@pytest.mark.usefixtures("poisoned")
+@pytest.mark.parametrize("need_bias", [False, True])
+@pytest.mark.parametrize(
+    "parts",
+    [(1,) * 300, (0, 5, 0, 0, 130, 127, 1, 0), (128, 256, 128), (3000,), (7,) * 400, (0, 0)],
+)
+def test_rows_in_parts(isa: str, parts: tuple[int, ...], need_bias: bool) -> None:
+    """The steps of a loop leave their rows where they are: the bits of the same rows together."""
+    from fastchar import ops  # noqa: F401  registers the ops
+
+    torch.manual_seed(0)
+    for N, K in ((68, 33), (260, 520)):
+        grad, input = torch.randn(sum(parts), N), torch.randn(sum(parts), K)
+        found = torch.ops.fastchar.lstm_step_weight_grad(
+            [rows.clone() for rows in grad.split(parts)],
+            [rows.clone() for rows in input.split(parts)],
+            need_bias,
+        )
+        together = torch.ops.fastchar.linear_weight_grad(grad, input, need_bias)
+        for a, b in zip(found, together, strict=True):
+            assert torch.equal(a, b)
+
+
+@pytest.mark.native
+def test_parts_that_do_not_fit() -> None:
+    """Each names the argument, what was expected and what came."""
+    from fastchar import ops  # noqa: F401  registers the ops
+
+    op, x = torch.ops.fastchar.lstm_step_weight_grad, torch.zeros
+    for grad, input, message in (
+        ([], [x(2, 4)], "'grad_gates': expected at least one tensor, got none"),
+        ([x(2, 8)], [], "'input': expected as many tensors as in 'grad_gates', got 0"),
+        ([x(2, 8)], [x(3, 4)], r"'input': expected shape \[2, 4\], got \[3, 4\]"),
+        ([x(2, 8), x(2, 4)], [x(2, 4)] * 2, r"'grad_gates': expected shape \[\*, 8\], got"),
+        ([x(2, 8)] * 2, [x(2, 4), x(2, 4).double()], "'input': expected Float, got Double"),
+    ):
+        with pytest.raises(RuntimeError, match=message):
+            op(grad, input, True)
+
+
 def test_only_what_is_asked_for() -> None:
     """Gradients of some arguments alone, of expanded upstream gradients, and second ones."""
     x, w, b = (torch.randn(s, dtype=torch.float64) for s in ((4, 100, 160), (96, 160), (96,)))

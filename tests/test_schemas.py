@@ -12,6 +12,7 @@ CSRC = Path(__file__).parent.parent / "csrc"
 CPU_ONLY = {
     "lstm_step": "functional.lstm_cell: cuBLAS's products and lstm_cell",
     "lstm_step_backward": "autograd of those products and lstm_cell_backward",
+    "lstm_step_weight_grad": "autograd of those",
     "lstm_layer": "functional._run: cuBLAS's projection and lstm_sequence",
     "lstm_layer_backward": "autograd of those",
     "linear": "cuBLAS",
@@ -21,6 +22,7 @@ CPU_ONLY = {
 CPP_TYPES = {
     "Tensor": "const Tensor&",
     "Tensor?": "const std::optional<Tensor>&",
+    "Tensor[]": "const std::vector<Tensor>&",
     "int": "int64_t",
     "bool": "bool",
     "float": "double",

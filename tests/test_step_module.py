@@ -81,7 +81,7 @@ def test_one_product_a_loop(layers: int, between: Between) -> None:
     with Ops() as ran:
         total.backward()
     assert ran.names.count("lstm_step_backward") == T * layers
-    assert ran.names.count("linear_weight_grad") == 2 * layers
+    assert ran.names.count("lstm_step_weight_grad") == 2 * layers
 
 
 def test_ids() -> None:

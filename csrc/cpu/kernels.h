@@ -229,13 +229,20 @@ struct LinearParams {
 // Elements of any instruction set's packed weight: N filled up to 64 bytes.
 constexpr int64_t linear_packed(int64_t N, int64_t K) { return (N + 15) / 16 * 16 * K; }
 
+// Rows of a linear layer's gradient and of its input that lie together.
+template <class T>
+struct GradRows {
+  const T* grad;   // [count, N]
+  const T* input;  // [count, K]
+  int64_t count;
+};
+
 // grad_weight = grad^T @ input, and grad summed over its rows.
 template <class T>
 struct LinearWeightGradParams {
-  const T* grad;    // [M, N]
-  const T* input;   // [M, K]
-  T* grad_weight;   // [N, K]
-  T* grad_bias;     // [N] or null
+  const GradRows<T>* rows;  // M in all
+  T* grad_weight;           // [N, K]
+  T* grad_bias;             // [N] or null
   T* scratch;       // linear_grad_scratch<T>() for each member, at a multiple of 64 bytes
   int64_t M, N, K;  // M > 0
 };

@@ -14,7 +14,8 @@ class LinearWeightGrad {
         tiles_(p.scratch + team.rank * linear_grad_scratch<T>()),
         panel_(tiles_ + kLinearGradTiles * kTile),
         bias_(panel_ + kWeightGradDepth * 64),
-        sums_(bias_ + round_up(kLinearGradTiles * kBlockRows, 16) * 16) {}
+        sums_(bias_ + round_up(kLinearGradTiles * kBlockRows, 16) * 16),
+        rows_(p.rows) {}
 
   // Outputs [begin, end) of grad_weight and grad_bias; begin is a multiple of kBlockRows.
   void run(int64_t begin, int64_t end) {
@@ -53,15 +54,15 @@ class LinearWeightGrad {
     return sums_ + (panel * kLinearGradTiles + tile) * kSums;
   }
 
-  // The block's outputs of rows [n, n + depth) into tiles, a column a row; as many streams of
-  // stores at once as L1 holds. The bias's gradient is summed on the way, once.
-  void regroup(int64_t n, int64_t depth, bool add) {
+  // The block's outputs of the first `depth` rows into tiles, a column a row; as many streams
+  // of stores at once as L1 holds. The bias's gradient is summed on the way, once.
+  void regroup(int64_t depth, bool add) {
     constexpr int64_t width = kRegroupTiles * kBlockRows;
     T* tiles = tiles_;
     for (int64_t m = m0_; m < m1_; m += width, tiles += kRegroupTiles * kTile) {
       const int64_t count = smaller(width, m1_ - m);
       for (int64_t k = 0; k < depth; ++k) {
-        const T* grads = p_.grad + (n + k) * p_.N + m;
+        const T* grads = grads_[k] + m;
         T* column = tiles + k * kBlockRows;
         int64_t g = 0;
         for (; g + kBlockRows <= count; g += kBlockRows, column += kTile) {
@@ -71,7 +72,7 @@ class LinearWeightGrad {
       }
       if (!p_.grad_bias || j0_ > 0) continue;
       for (int64_t g = 0; g < count; g += kLanes<T>) {
-        const auto grads = [&](int64_t k) { return p_.grad + (n + k) * p_.N + m + g; };
+        const auto grads = [&](int64_t k) { return grads_[k] + m + g; };
         const Vec<T> sum = sum_rows<T>(grads, depth, count - g, kChain);
         T* at = bias_ + m - m0_ + g;
         store_upto(at, add ? sum + load_upto(at, count - g) : sum, count - g);
@@ -79,18 +80,31 @@ class LinearWeightGrad {
     }
   }
 
-  // This product's share, number i of `of`, of the cache lines of the rows after [n, n +
-  // depth).
+  // Where rows [n, n + 2 kWeightGradDepth) are, those to add and those after them.
+  void find_rows(int64_t n) {
+    if (n < first_) rows_ = p_.rows, first_ = 0;
+    for (; n >= first_ + rows_->count; ++rows_) first_ += rows_->count;
+    const GradRows<T>* rows = rows_;
+    const int64_t count = smaller(2 * kWeightGradDepth, p_.M - n);
+    for (int64_t k = 0, i = n - first_; k < count; ++k, ++i) {
+      for (; i == rows->count; i = 0) ++rows;
+      grads_[k] = rows->grad + i * p_.N;
+      inputs_[k] = rows->input + i * p_.K;
+    }
+  }
+
+  // This product's share, number i of `of`, of the cache lines of the rows from n on, which are
+  // the ones after those that it adds.
   int64_t lines_after(int64_t n, int64_t i, int64_t of, const void** lines) const {
     const int64_t of_grad = round_up(m1_ - m0_, kLine), of_input = round_up(j1_ - j0_, kLine);
     const int64_t rows = smaller(kWeightGradDepth, p_.M - n), per_row = of_grad + of_input;
     if (rows <= 0) return 0;
     const int64_t begin = rows * per_row * i / of;
     const int64_t count = smaller(rows * per_row * (i + 1) / of - begin, kMostLines);
-    int64_t row = n + begin / per_row, line = begin % per_row;
+    int64_t row = kWeightGradDepth + begin / per_row, line = begin % per_row;
     for (int64_t k = 0; k < count; ++k) {
-      lines[k] = line < of_grad ? p_.grad + row * p_.N + m0_ + line * kLine
-                                : p_.input + row * p_.K + j0_ + (line - of_grad) * kLine;
+      lines[k] = line < of_grad ? grads_[row] + m0_ + line * kLine
+                                : inputs_[row] + j0_ + (line - of_grad) * kLine;
       if (++line == per_row) line = 0, ++row;
     }
     return count;
@@ -98,14 +112,15 @@ class LinearWeightGrad {
 
   // The block's sums (+)= grad[n, n + depth)^T @ input[n, n + depth).
   void add_rows(int64_t n, int64_t depth, bool add) {
-    regroup(n, depth, add);
+    find_rows(n);
+    regroup(depth, add);
     const int64_t tiles = round_up(m1_ - m0_, kBlockRows);
     const int64_t panels = round_up(j1_ - j0_, kPanel<T>);
     for (int64_t panel = 0; panel < panels; ++panel) {
       const int64_t j = j0_ + panel * kPanel<T>, columns = smaller(kPanel<T>, j1_ - j);
       const int64_t width = padded_columns<T>(columns);
       for (int64_t k = 0; k < depth; ++k) {
-        const T* row = p_.input + (n + k) * p_.K + j;
+        const T* row = inputs_[k] + j;
         for (int64_t v = 0; v < columns; v += kLanes<T>) {
           store(panel_ + k * width + v, load_upto(row + v, columns - v));
         }
@@ -150,6 +165,9 @@ class LinearWeightGrad {
   T* bias_;   // [m1 - m0]
   T* sums_;   // [panels][tiles][kBlockRows][kPanel]
   int64_t m0_ = 0, m1_ = 0, j0_ = 0, j1_ = 0;
+  const GradRows<T>* rows_;  // where row n is, the first of the rows found
+  int64_t first_ = 0;        // the number of *rows_'s first row
+  const T *grads_[2 * kWeightGradDepth], *inputs_[2 * kWeightGradDepth];
 };
 
 // M > 0.
