@@ -106,7 +106,7 @@ struct LstmStepParams {
   T* h_new;       // [B, H]
   T* c_new;       // [B, H]
   T* act;         // [B, 4H], the gates after sigmoid / tanh
-  T* scratch;  // null, or to pack the weights: step_scratch elements at a multiple of 64 bytes
+  T* scratch;  // null, or to pack the weights: step_panel(E + H) elements a member, at 64 bytes
   int64_t B, E, H;
 };
 
@@ -114,11 +114,6 @@ struct LstmStepParams {
 constexpr int64_t step_panel(int64_t K) { return 64 * K; }
 // Rows of the weights that backward packs at a time.
 constexpr int64_t kStepDepth = 1024;
-// The rows [x h], and a panel for each member.
-constexpr int64_t step_scratch(int64_t B, int64_t K, int64_t members) {
-  return (B * K + 15) / 16 * 16 + members * step_panel(K);
-}
-
 // Its gradients but the weights', which are products over all steps of a loop.
 template <class T>
 struct LstmStepBackwardParams {

@@ -56,7 +56,7 @@ std::tuple<Tensor, Tensor, Tensor> lstm_step(const Tensor& x, const Tensor& h, c
         mutable_data<T>(h_new),
         mutable_data<T>(c_new),
         mutable_data<T>(act),
-        packs ? cpu::Workspace::get<T>(cpu::step_scratch(B, E + H, size)) : nullptr,
+        packs ? cpu::Workspace::get<T>(size * cpu::step_panel(E + H)) : nullptr,
         B,
         E,
         H};

@@ -9,18 +9,23 @@
 template <class T>
 struct PackedStep {
   const LstmStepParams<T>& p;
-  const T* rows;   // [B, E + H], x and h side by side
   const T* panel;  // of the units from `unit` on
   int64_t unit;
-  const Blocks sum;  // over E + H
+  const Blocks of_x, of_h;  // the sums over E and over H
 
-  int64_t blocks() const { return sum.count; }
-  Span span(int64_t block) const { return sum.span(block); }
-  const T* row(int64_t i, const Span& span) const { return rows + i * sum.K + span.k; }
+  int64_t blocks() const { return of_x.count + of_h.count; }
+  Span span(int64_t block) const {
+    if (block < of_x.count) return of_x.span(block);
+    const Span h = of_h.span(block - of_x.count);
+    return {p.E + h.k, h.depth};
+  }
+  const T* row(int64_t i, const Span& span) const {
+    return span.k < p.E ? p.x + i * p.E + span.k : p.h + i * p.H + (span.k - p.E);
+  }
 
   void multiply(int64_t, const Span& span, int64_t rows, const T* const* a, T** c, bool add,
                 const Lines& soon) const {
-    multiply_gates(panel, sum.K, span, rows, a, c, add, soon);
+    multiply_gates(panel, p.E + p.H, span, rows, a, c, add, soon);
   }
 
   static constexpr bool kAsks = kVectorBytes == 64;
@@ -52,19 +57,14 @@ struct PackedStep {
 template <class T>
 void lstm_step_packed(const LstmStepParams<T>& p, const Team& team) {
   const int64_t E = p.E, H = p.H, K = E + H, panels = round_up(H, kLanes<T>);
-  T* rows = p.scratch;
-  for (int64_t b = team.begin(p.B); b < team.end(p.B); ++b) {
-    __builtin_memcpy(rows + b * K, p.x + b * E, sizeof(T) * E);
-    __builtin_memcpy(rows + b * K + E, p.h + b * H, sizeof(T) * H);
-  }
-  team.barrier->wait();
-  T* packed = rows + round_up(p.B * K, 16) * 16 + team.rank * step_panel(K);
+  T* packed = p.scratch + team.rank * step_panel(K);
   const Tiles tiles(0, p.B);
+  // Half the blocks of the sequence kernels, half the rounding error.
+  const Blocks of_x(E, kBlockK / 2), of_h(H, kBlockK / 2);
   for (int64_t panel = team.begin(panels); panel < team.end(panels); ++panel) {
     pack_gates(p.w_ih, E, packed, K, 0, H, panel);
     pack_gates(p.w_hh, H, packed, K, E, H, panel);
-    // Half the blocks of the sequence kernels, half the rounding error.
-    const PackedStep<T> step{p, rows, packed, panel * kLanes<T>, Blocks(K, kBlockK / 2)};
+    const PackedStep<T> step{p, packed, panel * kLanes<T>, of_x, of_h};
     run_items<T>(step, tiles, 1, 0, tiles.count);
   }
 }
