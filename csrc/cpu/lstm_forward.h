@@ -37,7 +37,7 @@ struct ForwardStep {
   const Share& share;
   bool stream_state;
   int64_t t;
-  const Blocks of_x, of_h;  // the sums over E, where there is x, and over H; or one of none
+  const JointBlocks sum;  // over E, where there is x, and H; of a start from zeros over E alone
 
   int64_t length(int64_t b) const { return p.lengths ? p.lengths[b] : p.steps; }
   bool is_first(int64_t b) const { return p.reverse ? t + 1 == length(b) : t == 0; }
@@ -54,12 +54,8 @@ struct ForwardStep {
     return p.gates + (p.ids ? p.ids[token] : token) * 4 * p.H;
   }
 
-  int64_t blocks() const { return of_x.count + of_h.count; }
-  Span span(int64_t block) const {
-    if (block < of_x.count) return of_x.span(block);
-    const Span h = of_h.span(block - of_x.count);
-    return {p.E + h.k, h.depth};
-  }
+  int64_t blocks() const { return sum.count(); }
+  Span span(int64_t block) const { return sum.span(block); }
   const T* row(int64_t i, const Span& span) const {
     const int64_t b = share.sequence(i);
     return span.k < p.E ? p.x + (t * p.B + b) * p.E + span.k : h_before(b) + (span.k - p.E);
@@ -219,17 +215,17 @@ void lstm_forward(const LstmSequenceParams<T>& p, const Team& team) {
 
   // A sequence that starts from zeros needs no product (0 times Inf or NaN is NaN, as ever).
   const bool skip_start = p.packed && p.zero_h0 && !p.infinite->load(std::memory_order_relaxed);
-  const Blocks of_x(p.E, kForwardBlockK), of_h(H, kForwardBlockK);
+  const JointBlocks of_both(p.E, H, kForwardBlockK), of_x(p.E, 0, kForwardBlockK);
   const bool far = share.far<T>(4 * H * K);
   int64_t going_on = 0;  // rows that have been through a step
   for (int64_t s = 0; s < p.steps; ++s) {
     const int64_t t = p.reverse ? p.steps - 1 - s : s;
-    const ForwardStep<T> step{p, share, stream_state, t, of_x, of_h};
+    const ForwardStep<T> step{p, share, stream_state, t, of_both};
     const int64_t rows = share.count(p.alive ? p.alive[t] : B);
     const int64_t multiplied = skip_start ? smaller(going_on, rows) : rows;
     if (p.packed) {
       share.run<T>(step, 0, multiplied, panels, far);
-      const ForwardStep<T> start{p, share, stream_state, t, of_x, Blocks(0)};
+      const ForwardStep<T> start{p, share, stream_state, t, of_x};
       share.run<T>(start, multiplied, rows, panels);
     } else {
       for (int64_t panel = team.begin(panels); panel < team.end(panels); ++panel) {

@@ -70,6 +70,19 @@ struct Blocks : Parts {
   }
 };
 
+// The sum over a row of [x h] in blocks, those of x before those of h; E and H may be 0.
+struct JointBlocks {
+  int64_t E;
+  Blocks of_x, of_h;
+  JointBlocks(int64_t E, int64_t H, int64_t most) : E(E), of_x(E, most), of_h(H, most) {}
+  int64_t count() const { return of_x.count + of_h.count; }
+  Span span(int64_t block) const {
+    if (block < of_x.count) return of_x.span(block);
+    const Span h = of_h.span(block - of_x.count);
+    return {E + h.k, h.depth};
+  }
+};
+
 template <class T>
 struct PartialSums {
   alignas(64) T sums[kGroupTiles * kBlockRows][kSumVectors * kLanes<T>];

@@ -11,14 +11,10 @@ struct PackedStep {
   const LstmStepParams<T>& p;
   const T* panel;  // of the units from `unit` on
   int64_t unit;
-  const Blocks of_x, of_h;  // the sums over E and over H
+  const JointBlocks sum;
 
-  int64_t blocks() const { return of_x.count + of_h.count; }
-  Span span(int64_t block) const {
-    if (block < of_x.count) return of_x.span(block);
-    const Span h = of_h.span(block - of_x.count);
-    return {p.E + h.k, h.depth};
-  }
+  int64_t blocks() const { return sum.count(); }
+  Span span(int64_t block) const { return sum.span(block); }
   const T* row(int64_t i, const Span& span) const {
     return span.k < p.E ? p.x + i * p.E + span.k : p.h + i * p.H + (span.k - p.E);
   }
@@ -60,11 +56,11 @@ void lstm_step_packed(const LstmStepParams<T>& p, const Team& team) {
   T* packed = p.scratch + team.rank * step_panel(K);
   const Tiles tiles(0, p.B);
   // Half the blocks of the sequence kernels, half the rounding error.
-  const Blocks of_x(E, kBlockK / 2), of_h(H, kBlockK / 2);
+  const JointBlocks of_both(E, H, kBlockK / 2);
   for (int64_t panel = team.begin(panels); panel < team.end(panels); ++panel) {
     pack_gates(p.w_ih, E, packed, K, 0, H, panel);
     pack_gates(p.w_hh, H, packed, K, E, H, panel);
-    const PackedStep<T> step{p, packed, panel * kLanes<T>, of_x, of_h};
+    const PackedStep<T> step{p, packed, panel * kLanes<T>, of_both};
     run_items<T>(step, tiles, 1, 0, tiles.count);
   }
 }
