@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from fastchar import functional
 from fastchar.decoding import check_sampling, inference, sample
+from fastchar.models.dropout import Dropout
 from fastchar.models.pretrained import Pretrained
 from fastchar.nn import EmbeddingLSTM
 from fastchar.text import Vocabulary
@@ -55,7 +56,7 @@ class CharLM(Pretrained):
         }
         V, E, H = len(vocabulary), embedding_dim, hidden_size
         self.rnn = EmbeddingLSTM(V, E, H, num_layers, dropout=dropout if num_layers > 1 else 0.0)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.project = nn.Linear(H, E, bias=False) if tie_embeddings and E != H else nn.Identity()
         self.output = nn.Linear(E if tie_embeddings else H, V)
         if tie_embeddings:

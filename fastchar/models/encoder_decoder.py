@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fastchar import functional
 from fastchar.models.attention import Attention, Memory
+from fastchar.models.dropout import Dropout
 from fastchar.nn import Embedding, EmbeddingLSTM, LSTMCell
 
 # (h [L, K*B, H], c [L, K*B, H]), and with input feeding the last attentional vector [1, K*B, H].
@@ -37,7 +38,7 @@ class Encoder(nn.Module):
             bidirectional=True,
             dropout=dropout if layers > 1 else 0.0,
         )
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.bridge_h = nn.Linear(2 * hidden_size, decoder_layers * hidden_size)
         self.bridge_c = nn.Linear(2 * hidden_size, decoder_layers * hidden_size)
         self.decoder_layers = decoder_layers
@@ -84,7 +85,7 @@ class Decoder(nn.Module):
             dropout=dropout if layers > 1 else 0.0,
         )
         self.attention = attention
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(
         self, ids: Tensor, state: DecoderState, memory: Memory, lengths: Tensor | None = None
@@ -104,8 +105,8 @@ class Decoder(nn.Module):
 class InputFeedingDecoder(nn.Module):
     """Luong's input feeding: each step's LSTM also reads the attentional vector before it.
 
-    The steps of teacher forcing then wait for each other: a Python loop over cells, several times
-    slower than `Decoder`. Same interface.
+    The steps of teacher forcing then wait for each other: a Python loop over cells, which takes
+    longer than `Decoder`, the more so at small sizes. Same interface.
     """
 
     def __init__(
@@ -122,7 +123,7 @@ class InputFeedingDecoder(nn.Module):
         sizes = [embedding_dim + hidden_size] + [hidden_size] * (layers - 1)
         self.cells = nn.ModuleList(LSTMCell(size, hidden_size) for size in sizes)
         self.attention = attention
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(
         self, ids: Tensor, state: DecoderState, memory: Memory, lengths: Tensor | None = None
