@@ -109,8 +109,8 @@ bool aligned_to_16(const T* pointer) {
   return reinterpret_cast<uintptr_t>(pointer) % 16 == 0;
 }
 
-// f(std::integral_constant<int, n>) with n the elements of 16 bytes if rows of `columns` can be
-// read so, otherwise 1.
+// f(std::integral_constant<int, n>) with n the elements of 16 bytes if it is `possible` to read
+// rows so, otherwise 1.
 template <class T, class F>
 void with_pack(bool possible, const F& f) {
   constexpr int n = 16 / sizeof(T);
