@@ -58,7 +58,8 @@ class OnDevice {
   torch::stable::accelerator::DeviceGuard guard_;
 };
 
-// A dense argument on the device of `like`.
+// An argument on the device of `like`; as in check.h, that it is contiguous is seen to where
+// launchers are registered.
 inline void check_dense_on(const Tensor& like, const char* op, const char* arg, const Tensor& t,
                            ScalarType dtype, std::initializer_list<int64_t> sizes) {
   if (!t.is_cuda() || t.get_device_index() != like.get_device_index()) {
