@@ -63,6 +63,11 @@ def test_out_of_range_ids_raise_index_error(bad: int) -> None:
         fastchar.Embedding(7, 3)(torch.tensor([0, bad, 3]))
     with pytest.raises(IndexError):
         fastchar.EmbeddingLSTM(2, 3, 4)(torch.tensor([[0, 1, bad]]))
+    for place in (0, 255, 256, 599):  # the kernel looks at ids block by block
+        ids = torch.arange(600) % 7
+        ids[place] = bad
+        with pytest.raises(IndexError):
+            fastchar.Embedding(7, 3)(ids)
 
 
 @pytest.mark.parametrize(
