@@ -15,6 +15,7 @@ from .tables import Result, geometric_mean, ratio
 
 # Work whose data stays in the cache can pass the roof; what is further out is drawn at the edge.
 MOST_SHARE = 1.5
+MOST_LEVEL = 7  # labels of an axis that have room side by side
 OURS, THEIRS, EDGE = "#0b6e99", "#9aa5ad", "#333333"
 
 
@@ -138,7 +139,7 @@ def _axes(results: Sequence[Result]) -> plt.Figure:
     ]
     columns = max(1, max(len(axes) for _, axes in along))
     figure, grid = plt.subplots(
-        len(along), columns, figsize=(2.2 * columns + 1, 1.9 * len(along)), squeeze=False
+        len(along), columns, figsize=(2.2 * columns + 1, 2.1 * len(along)), squeeze=False
     )
     for row, (result, names) in zip(grid, along, strict=True):
         row[0].set_title(result["title"], loc="left", fontsize=9, fontweight="bold")
@@ -173,4 +174,6 @@ def _along(axes: Axes, result: Result, name: str) -> None:
     axes.set_xticks(places, [str(value) for value in values])
     axes.set_xlabel(name, fontsize=8, labelpad=1)
     axes.tick_params(labelsize=7)
+    if len(values) > MOST_LEVEL:
+        axes.tick_params("x", rotation=90)
     axes.spines[["top", "right"]].set_visible(False)

@@ -30,7 +30,7 @@ from fastchar.training.splits import split_by_source
 SPEECH = Path("runs/demo")
 TEXT = Path("runs/demo-text")
 # The default recipe, for as many epochs as take five minutes on two cores of 2024; and for the
-# half a minute of the other model a smaller one, with smaller steps, than its default.
+# half a minute of the other model a smaller one, in smaller batches, than its default.
 SPEECH_RECIPE: dict[str, Any] = {"epochs": 3}
 TEXT_RECIPE: dict[str, Any] = {
     "model": "char_lm",

@@ -1,13 +1,14 @@
 """The benchmark's report says what was measured, and nothing else: from JSON to the pages."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
 from test_gpu_report import MADE_UP
 
-from benchmarks import grids, report, tables
+from benchmarks import grids, plots, report, tables
 from benchmarks.gpu import report as gpu_report
 from benchmarks.roofline import Roof
 from benchmarks.run import main as run_benchmarks
@@ -85,6 +86,18 @@ def test_a_machine_s_results_name_every_commit(measured: tables.Result) -> None:
     text = tables.machine_text([{**measured, "machine": later}, measured])
     assert text.endswith("fastchar 0.1.0 at abc, def; 2026-01-02 to 2026-01-05.")
     assert tables.measured_text({"machine": later}) == "Measured at def, 2026-01-05."
+
+
+def test_labels_have_room(measured: tables.Result) -> None:
+    """However many values an axis of the grid has, no two of its labels lie over each other."""
+    (first, *_) = measured["points"]
+    points = [{**first, "point": dict.fromkeys("HEBT", 1000 + k)} for k in range(11)]
+    figure = plots._axes([{**measured, "points": points}])
+    figure.canvas.draw()
+    for axes in figure.axes:
+        labels = [label.get_window_extent() for label in axes.get_xticklabels()]
+        assert len(labels) == 11
+        assert not any(a.overlaps(b) for a, b in pairwise(labels))
 
 
 def third_party_models() -> tables.Result:

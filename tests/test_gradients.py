@@ -118,6 +118,32 @@ def test_gradient_penalty_trains(case: str) -> None:
             torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("precision", ["highest", "high"])
+@pytest.mark.parametrize("form", ["rows", "ids", "few ids"])
+def test_second_order_of_what_stands_in_the_padding(
+    form: str, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NaN there, and ids of no row, change nothing; with fewer ids than symbols neither."""
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: precision)
+    symbols = V if form == "ids" else 3 * T * B
+    table, *params = leaves((symbols, E), *weights(False))
+    options = (None, params, True, 1, 0.0, True, False, False)
+    padding = torch.arange(T).unsqueeze(1) >= LENGTHS
+    penalties = []
+    for wild in (False, True):
+        inputs = params if form == "rows" else [table, *params]
+        if form == "rows":
+            x = table[IDS].detach().masked_fill(padding.unsqueeze(2), torch.nan if wild else 0)
+            out = functional.lstm(x, *options, lengths=LENGTHS)
+        else:
+            ids = IDS.masked_fill(padding, 10**9 if wild else 0)
+            out = functional.embedding_lstm(ids, table, *options, lengths=LENGTHS)
+        first = grad(sum(o.square().sum() for o in out), inputs, create_graph=True)
+        penalties.append((*first, *grad(sum(g.square().sum() for g in first), inputs)))
+    for plain, found in zip(*penalties, strict=True):
+        assert torch.equal(plain, found)
+
+
 @pytest.mark.parametrize("ours", [functional.embedding, fastchar.reference.embedding])
 def test_second_order_of_a_row_without_gradient(ours: Any) -> None:
     """padding_idx's row has none of the first, so what comes back through it counts for nothing."""

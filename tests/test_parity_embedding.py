@@ -63,6 +63,11 @@ def test_out_of_range_ids_raise_index_error(bad: int) -> None:
         fastchar.Embedding(7, 3)(torch.tensor([0, bad, 3]))
     with pytest.raises(IndexError):
         fastchar.EmbeddingLSTM(2, 3, 4)(torch.tensor([[0, 1, bad]]))
+    for place in (0, 255, 256, 599):  # the kernel looks at ids block by block
+        ids = torch.arange(600) % 7
+        ids[place] = bad
+        with pytest.raises(IndexError):
+            fastchar.Embedding(7, 3)(ids)
 
 
 @pytest.mark.parametrize(
@@ -111,5 +116,6 @@ def test_a_size_past_int64_is_an_error() -> None:
     from fastchar import ops  # noqa: F401  registers the ops
 
     call, ids = torch.ops.fastchar.embedding_backward, torch.tensor([0])
-    with pytest.raises(RuntimeError):
-        call(torch.ones(1, 4), ids, 2**60 + 2**16, -1, False)
+    for V, E in ((2**60 + 2**16, 4), (2**62, 1)):
+        with pytest.raises(RuntimeError):
+            call(torch.ones(1, E), ids, V, -1, False)

@@ -148,6 +148,19 @@ def test_nothing_to_count_is_torchs(reduction: str) -> None:
             torch.testing.assert_close(a, b, equal_nan=True)
 
 
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_a_kept_graph_gives_its_gradients_again(reduction: str) -> None:
+    """Whatever was done to the first ones, which were made in the forward."""
+    x, weight = torch.randn(6, 4, requires_grad=True), torch.randn(5, 4, requires_grad=True)
+    loss = functional.linear_cross_entropy(x, weight, torch.arange(6) % 5, reduction=reduction)
+    first = torch.autograd.grad(loss, (x, weight), retain_graph=True)
+    expected = [g.clone() for g in first]
+    for g in first:
+        g.zero_()
+    for g, e in zip(torch.autograd.grad(loss, (x, weight)), expected, strict=True):
+        assert torch.equal(g, e)
+
+
 def test_class_probabilities_are_torchs() -> None:
     """A floating point target is a distribution over classes."""
     x, w = torch.randn(4, 3), torch.randn(5, 3)

@@ -1,4 +1,4 @@
-"""What README.md, docs/drop-in.md and docs/models.md say to type does run, in their order."""
+"""What README.md and the pages of docs/ say to type does run, in their order."""
 
 from __future__ import annotations
 
@@ -21,6 +21,17 @@ ROOT = Path(__file__).parents[1]
 def blocks(language: str, page: str = "README.md") -> list[str]:
     text = (ROOT / page).read_text("utf-8")
     return re.findall(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+
+
+def run_commands(block: str) -> None:
+    """The `fastchar` commands of a block, each of which ends well."""
+    for line in block.splitlines():
+        words, stdin = shlex.split(line, comments=True), None
+        if words[0] == "echo":
+            stdin, words = words[1] + "\n", words[3:]
+        assert words[0] == "fastchar"
+        result = CliRunner().invoke(app, words[1:], input=stdin)
+        assert result.exit_code == 0, (line, result.output, result.exception)
 
 
 def test_drop_in_block() -> None:
@@ -54,18 +65,31 @@ def test_command_line_and_model_blocks(
     Path("book.txt").write_text("The cat sat on the mat. " * 50)
     (block,) = (b for b in blocks("sh") if "fastchar train" in b)
     with one_thread():
-        for line in block.splitlines():
-            words, stdin = shlex.split(line, comments=True), None
-            if words[0] == "echo":
-                stdin, words = words[1] + "\n", words[3:]
-            assert words[0] == "fastchar"
-            result = CliRunner().invoke(app, words[1:], input=stdin)
-            assert result.exit_code == 0, (line, result.output, result.exception)
+        run_commands(block)
         assert Path("map.png").is_file()
+        assert Path("errors.tsv").read_text("utf-8").startswith("source\texpected\tgot")
         (block,) = (b for b in blocks("python") if "from_pretrained" in b)
         capsys.readouterr()
         exec("import fastchar\n" + block, {})
     assert len(capsys.readouterr().out.splitlines()) == 3
+
+
+def test_first_model_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file is made, and all programs and commands of the page run on it; a tenth of its lines
+    will do here. What the page shows is there afterwards."""
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "docs" / "first-model.md").read_text("utf-8").replace("4000", "400")
+    with one_thread():
+        for language, block in re.findall(r"^```(\w+)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE):
+            if language == "python":
+                exec(block, {})
+            else:
+                run_commands(block)
+    for picture in ("curve", "attention", "embedding"):
+        assert Path("runs", "numerals", f"{picture}.png").is_file()
+    columns = Path("mistakes.tsv").read_text("utf-8").splitlines()[0].split("\t")
+    assert columns == ["source", "expected", "got", "edits", "log_prob"]
+    assert len(Path("answers.tsv").read_text("utf-8").splitlines()) == 2
 
 
 def test_models_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -92,14 +92,16 @@ def test_wild_gradients_show_in_the_weights(value: float, isa: str) -> None:
     assert torch.equal(found.isnan(), expected.isnan())
 
 
+@pytest.mark.parametrize("T", [1, 3])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_wild_weights_show_at_the_first_step(value: float, isa: str) -> None:
-    """0 times NaN or Inf is NaN: torch's output, also where the state starts from zeros."""
+def test_wild_weights_show_at_the_first_step(value: float, T: int, isa: str) -> None:
+    """0 times NaN or Inf is NaN: torch's output, also where the state starts from zeros; of one
+    step, which is another kernel's, and of more."""
     ours, theirs = fastchar.LSTM(4, 40), nn.LSTM(4, 40)
     with torch.no_grad():
         ours.weight_hh_l0[35, 17] = value
     theirs.load_state_dict(ours.state_dict())
-    x = torch.randn(1, 3, 4)
+    x = torch.randn(T, 3, 4)
     torch.testing.assert_close(ours(x)[0], theirs(x)[0], equal_nan=True)
 
 

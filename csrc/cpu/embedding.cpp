@@ -21,12 +21,12 @@ constexpr int64_t kElementsPerMember = 16384;
 
 // Rows of two-byte numbers, whose bits nobody has to understand.
 void copy_halves(const Tensor& weight, const int64_t* ids, Tensor& out, int64_t N) {
-  const int64_t E = weight.size(1), stride = weight.stride(0);
+  const int64_t E = weight.size(1);
   const auto* table = data<uint16_t>(weight);
   auto* rows = mutable_data<uint16_t>(out);
   run_team(N * E / kElementsPerMember, [&](const Team& team) {
     for (int64_t n = team.begin(N); n < team.end(N); ++n) {
-      std::memcpy(rows + n * E, table + ids[n] * stride, sizeof(uint16_t) * E);
+      std::memcpy(rows + n * E, table + ids[n] * E, sizeof(uint16_t) * E);
     }
   });
 }
@@ -41,9 +41,6 @@ Tensor embedding(const Tensor& weight, const Tensor& ids_arg, int64_t /*padding_
   const ScalarType dtype = weight.scalar_type();
   const bool halves = dtype == ScalarType::Half || dtype == ScalarType::BFloat16;
   if (!halves) check_real(op, "weight", weight);
-  if (weight.size(1) > 1 && weight.stride(1) != 1) {
-    fail(op, "weight", "columns next to each other", weight.stride(1));
-  }
   const Tensor ids = as_int64(op, "ids", ids_arg);
   const int64_t N = ids.numel(), V = weight.size(0), E = weight.size(1);
 
@@ -59,8 +56,7 @@ Tensor embedding(const Tensor& weight, const Tensor& ids_arg, int64_t /*padding_
   with_real(dtype, [&](auto zero) {
     using T = decltype(zero);
     const cpu::EmbeddingParams<T> p{
-        data<T>(weight), weight.stride(0), data<int64_t>(ids), mutable_data<T>(out), N, V, E,
-        &outside};
+        data<T>(weight), data<int64_t>(ids), mutable_data<T>(out), N, V, E, &outside};
     const auto kernel = cpu::kernels().table(zero).embedding;
     run_team(N * E / kElementsPerMember, [&](const Team& team) { kernel(p, team); });
   });

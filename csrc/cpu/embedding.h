@@ -31,7 +31,7 @@ void embedding(const EmbeddingParams<T>& p, const Team& team) {
       return p.outside->store(true, std::memory_order_relaxed);
     }
     for (int64_t n = begin; n < end; ++n) {
-      const T* row = p.weight + p.ids[n] * p.weight_stride;
+      const T* row = p.weight + p.ids[n] * p.E;
       T* out = p.out + n * p.E;
       if (!past_caches) {
         copy_row(row, out, p.E);

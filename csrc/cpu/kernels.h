@@ -29,8 +29,7 @@ inline __attribute__((always_inline)) bool all_ids_inside(const int64_t* ids, in
 // out[n, :] = weight[ids[n], :].
 template <class T>
 struct EmbeddingParams {
-  const T* weight;  // [V, E], rows weight_stride elements apart
-  int64_t weight_stride;
+  const T* weight;     // [V, E]
   const int64_t* ids;  // [N]
   T* out;              // [N, E], incomplete where an id is outside 0..V-1
   int64_t N, V, E;

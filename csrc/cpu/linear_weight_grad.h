@@ -14,16 +14,16 @@ class LinearWeightGrad {
         tiles_(p.scratch + team.rank * linear_grad_scratch<T>()),
         panel_(tiles_ + kLinearGradTiles * kTile),
         bias_(panel_ + kWeightGradDepth * 64),
-        sums_(bias_ + round_up(kLinearGradTiles * kBlockRows, 16) * 16),
+        sums_(bias_ + ceil_div(kLinearGradTiles * kBlockRows, 16) * 16),
         rows_(p.rows) {}
 
   // Outputs [begin, end) of grad_weight and grad_bias; begin is a multiple of kBlockRows.
   void run(int64_t begin, int64_t end) {
-    const int64_t tiles = round_up(end - begin, kBlockRows);
-    const int64_t blocks = round_up(tiles, kLinearGradTiles);
-    const int64_t panels = round_up(p_.K, kPanel<T>);
+    const int64_t tiles = ceil_div(end - begin, kBlockRows);
+    const int64_t blocks = ceil_div(tiles, kLinearGradTiles);
+    const int64_t panels = ceil_div(p_.K, kPanel<T>);
     constexpr int64_t most = kLinearGradColumns<T> / kPanel<T>;
-    const int64_t parts = panels > most ? round_up(panels, most) : 1;
+    const int64_t parts = panels > most ? ceil_div(panels, most) : 1;
     for (int64_t block = 0; block < blocks; ++block) {
       m0_ = begin + tiles * block / blocks * kBlockRows;
       m1_ = smaller(begin + tiles * (block + 1) / blocks * kBlockRows, end);
@@ -96,7 +96,7 @@ class LinearWeightGrad {
   // This product's share, number i of `of`, of the cache lines of the rows from n on, which are
   // the ones after those that it adds.
   int64_t lines_after(int64_t n, int64_t i, int64_t of, const void** lines) const {
-    const int64_t of_grad = round_up(m1_ - m0_, kLine), of_input = round_up(j1_ - j0_, kLine);
+    const int64_t of_grad = ceil_div(m1_ - m0_, kLine), of_input = ceil_div(j1_ - j0_, kLine);
     const int64_t rows = smaller(kWeightGradDepth, p_.M - n), per_row = of_grad + of_input;
     if (rows <= 0) return 0;
     const int64_t begin = rows * per_row * i / of;
@@ -114,8 +114,8 @@ class LinearWeightGrad {
   void add_rows(int64_t n, int64_t depth, bool add) {
     find_rows(n);
     regroup(depth, add);
-    const int64_t tiles = round_up(m1_ - m0_, kBlockRows);
-    const int64_t panels = round_up(j1_ - j0_, kPanel<T>);
+    const int64_t tiles = ceil_div(m1_ - m0_, kBlockRows);
+    const int64_t panels = ceil_div(j1_ - j0_, kPanel<T>);
     for (int64_t panel = 0; panel < panels; ++panel) {
       const int64_t j = j0_ + panel * kPanel<T>, columns = smaller(kPanel<T>, j1_ - j);
       const int64_t width = padded_columns<T>(columns);
@@ -174,7 +174,7 @@ class LinearWeightGrad {
 template <class T>
 void linear_weight_grad(const LinearWeightGradParams<T>& p, const Team& team) {
   const FlushDenormals flush;
-  const int64_t tiles = round_up(p.N, kBlockRows);
+  const int64_t tiles = ceil_div(p.N, kBlockRows);
   LinearWeightGrad<T> weight(p, team);
   weight.run(team.begin(tiles) * kBlockRows, smaller(team.end(tiles) * kBlockRows, p.N));
 }

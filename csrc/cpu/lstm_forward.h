@@ -186,7 +186,7 @@ void unpacked_rows(const ForwardStep<T>& step, int64_t panel, int64_t i, int64_t
 template <class T>
 void lstm_forward(const LstmSequenceParams<T>& p, const Team& team) {
   const FlushDenormals flush;
-  const int64_t H = p.H, B = p.B, K = p.E + H, panels = round_up(H, kLanes<T>);
+  const int64_t H = p.H, B = p.B, K = p.E + H, panels = ceil_div(H, kLanes<T>);
   const Share share(p.order, p.split_batch, team);
   const bool stream_state = streams_state(p);
   for (int64_t panel = team.begin(panels); p.packed && panel < team.end(panels); ++panel) {

@@ -12,7 +12,8 @@
 namespace fastchar {
 
 // Work per step (multiplications) below which another member costs more in barriers than it
-// saves, and the largest packed w_hh, in bytes, that every member can keep in its own L2.
+// saves; the largest packed weights, in bytes, that every member can keep in its own L2; and
+// the sequences that are worth them to a member, two full tiles of rows.
 constexpr int64_t kWorkPerMember = 1 << 15;
 constexpr int64_t kPrivateWeights = 1 << 19;
 constexpr int64_t kPrivateRows = 12;

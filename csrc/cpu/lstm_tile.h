@@ -20,20 +20,20 @@ constexpr int64_t kFarBytes = 1 << 21;
 constexpr int kSumVectors = 4;
 
 constexpr int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
-constexpr int64_t round_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // n things in as few parts of at most `most` as can be, of sizes that differ by at most 1.
 struct Parts {
   int64_t count, size, larger;  // the first `larger` parts have size + 1, the others size
   Parts(int64_t n, int64_t most)
-      : count(round_up(n, most)), size(count == 0 ? 0 : n / count), larger(n - size * count) {}
+      : count(ceil_div(n, most)), size(count == 0 ? 0 : n / count), larger(n - size * count) {}
   int64_t begin(int64_t part) const { return part * size + smaller(part, larger); }
 };
 
 // The columns of a matrix in panels, counted in whole vectors.
 template <class T>
 struct VectorPanels : Parts {
-  explicit VectorPanels(int64_t columns) : Parts(round_up(columns, kLanes<T>), kPanelVectors) {}
+  explicit VectorPanels(int64_t columns) : Parts(ceil_div(columns, kLanes<T>), kPanelVectors) {}
   int width(int64_t panel) const { return static_cast<int>(begin(panel + 1) - begin(panel)); }
 };
 
@@ -150,7 +150,7 @@ void run_items(const Step& step, const Tiles& tiles, int64_t panels, int64_t beg
       const Span span = step.span(block);
       // Of the next block's rows, a tile's share.
       const int64_t ahead =
-          far && tiles.end - tiles.first >= kBlockRows ? round_up(span.depth, n) : 0;
+          far && tiles.end - tiles.first >= kBlockRows ? ceil_div(span.depth, n) : 0;
       for (int64_t tile = tile_begin; tile < tile_begin + n; ++tile) {
         const int64_t row = tiles.begin(tile), rows = tiles.begin(tile + 1) - row;
         const T* a[kBlockRows];

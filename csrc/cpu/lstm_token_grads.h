@@ -30,11 +30,11 @@ class TokenGrads {
       : p_(p),
         team_(team),
         of_x_(p.E),
-        first_tile_(team.begin(round_up(4 * p.H, kBlockRows))),
+        first_tile_(team.begin(ceil_div(4 * p.H, kBlockRows))),
         begin_(first_tile_ * kBlockRows),
-        end_(smaller(team.end(round_up(4 * p.H, kBlockRows)) * kBlockRows, 4 * p.H)),
+        end_(smaller(team.end(ceil_div(4 * p.H, kBlockRows)) * kBlockRows, 4 * p.H)),
         grads_(p.weight_scratch + first_tile_ * kTile),
-        panel_(p.weight_scratch + round_up(4 * p.H, kBlockRows) * kTile +
+        panel_(p.weight_scratch + ceil_div(4 * p.H, kBlockRows) * kTile +
                team.rank * 64 * kWeightGradDepth) {
     for (int64_t v = 0; p.grad_table && v < p.V; ++v) {
       __builtin_memset(p.grad_table + v * 4 * p.H + begin_, 0, sizeof(T) * (end_ - begin_));

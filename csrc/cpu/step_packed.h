@@ -52,7 +52,7 @@ struct PackedStep {
 
 template <class T>
 void lstm_step_packed(const LstmStepParams<T>& p, const Team& team) {
-  const int64_t E = p.E, H = p.H, K = E + H, panels = round_up(H, kLanes<T>);
+  const int64_t E = p.E, H = p.H, K = E + H, panels = ceil_div(H, kLanes<T>);
   T* packed = p.scratch + team.rank * step_panel(K);
   const Tiles tiles(0, p.B);
   // Half the blocks of the sequence kernels, half the rounding error.
@@ -69,7 +69,7 @@ template <class T>
 void lstm_step(const LstmStepParams<T>& p, const Team& team) {
   const FlushDenormals flush;
   if (p.scratch) return lstm_step_packed(p, team);
-  const int64_t panels = (p.H + kLanes<T> - 1) / kLanes<T>;
+  const int64_t panels = ceil_div(p.H, kLanes<T>);
   for (int64_t panel = team.begin(panels); panel < team.end(panels); ++panel) {
     for (int64_t b = 0; b < p.B; b += kStepRows) step_rows(p, panel * kLanes<T>, b);
   }
@@ -128,8 +128,8 @@ void multiply_columns(const T* a, const T* w, T* out, int64_t B, int64_t M, int6
     __builtin_memset(out + b * K + begin, 0, sizeof(T) * (end - begin));
   }
   const Tiles tiles(0, B);
-  const int64_t vectors = round_up(end - begin, kLanes<T>);
-  const int64_t panels = round_up(vectors, kPanelVectors);
+  const int64_t vectors = ceil_div(end - begin, kLanes<T>);
+  const int64_t panels = ceil_div(vectors, kPanelVectors);
   for (int64_t i = 0; i < panels; ++i) {
     const int64_t j = begin + vectors * i / panels * kLanes<T>;
     const int64_t stop = smaller(begin + vectors * (i + 1) / panels * kLanes<T>, end);
@@ -149,8 +149,8 @@ void lstm_step_backward(const LstmStepBackwardParams<T>& p, const Team& team) {
   const FlushDenormals flush;
   const int64_t B = p.cell.B, H = p.cell.H, W = kLanes<T>;
   // The vectors of grad_x, then those of grad_h_prev.
-  const int64_t of_x = p.grad_x ? round_up(p.E, W) : 0;
-  const int64_t all = of_x + (p.grad_h_prev ? round_up(H, W) : 0);
+  const int64_t of_x = p.grad_x ? ceil_div(p.E, W) : 0;
+  const int64_t all = of_x + (p.grad_h_prev ? ceil_div(H, W) : 0);
   const int64_t begin = team.begin(all), end = team.end(all);
   T* panel = p.scratch + team.rank * step_panel(kStepDepth);
   multiply_columns(p.cell.grad_gates, p.w_ih, p.grad_x, B, 4 * H, p.E, begin * W,

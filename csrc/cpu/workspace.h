@@ -80,8 +80,8 @@ class Workspace {
 // sixteenth; what comes back beyond that is freed.
 class BlockPool {
  public:
-  static constexpr int64_t kSmallest = int64_t{1}
-                                       << 20;  // below, malloc keeps the pages itself
+  // Bytes of a result; below, malloc keeps the pages itself.
+  static constexpr int64_t kSmallest = int64_t{1} << 20;
 
   // Never destroyed: tensors may outlive everything static.
   static BlockPool& get() {

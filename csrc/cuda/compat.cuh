@@ -194,8 +194,7 @@ struct GateMath<bfloat16> {
 template <class T>
 using Gate = typename GateMath<T>::type;
 
-// ------------------------------------------------------------------ between blocks and
-// clusters
+// --------------------------------------------------------- between blocks and in clusters
 
 #if defined(FASTCHAR_EMULATOR)
 

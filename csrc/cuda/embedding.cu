@@ -14,9 +14,6 @@ Tensor embedding(const Tensor& weight, const Tensor& ids_arg, int64_t /*padding_
   constexpr const char* op = "embedding";
   check_shape(op, "weight", weight, {kAny, kAny});
   const int64_t V = weight.size(0), E = weight.size(1);
-  if (E > 1 && weight.stride(1) != 1) {
-    fail(op, "weight", "columns next to each other", weight.stride(1));
-  }
   const OnDevice device(weight);
   const Tensor ids = ids_on(weight, op, "ids", ids_arg);
   const int64_t N = ids.numel();
@@ -26,11 +23,10 @@ Tensor embedding(const Tensor& weight, const Tensor& ids_arg, int64_t /*padding_
   with_dtype(op, "weight", weight.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
     const EmbeddingParams<T> p{
-        data<T>(weight), weight.stride(0), data<int64_t>(ids), mutable_data<T>(out), N, V, E};
+        data<T>(weight), data<int64_t>(ids), mutable_data<T>(out), N, V, E};
     if (N * E == 0) return;
     constexpr int wide = 16 / sizeof(T);
-    const bool possible = E % wide == 0 && p.weight_stride % wide == 0 &&
-                          aligned_to_16(p.weight) && aligned_to_16(p.out);
+    const bool possible = E % wide == 0 && aligned_to_16(p.weight) && aligned_to_16(p.out);
     with_pack<T>(possible, [&](auto n) {
       const dim3 grid(blocks_for(N, kRowThreads / lanes_per_row<n>(E)),
                       static_cast<unsigned>(column_tiles<n>(E)));

@@ -18,8 +18,7 @@ namespace fastchar::cuda {
 // out[n, :] = weight[ids[n], :]
 template <class T>
 struct EmbeddingParams {
-  const T* weight;  // [V, E], rows weight_stride elements apart
-  int64_t weight_stride;
+  const T* weight;     // [V, E]
   const int64_t* ids;  // [N]
   T* out;              // [N, E]
   int64_t N, V, E;
@@ -68,8 +67,7 @@ __global__ void __launch_bounds__(kRowThreads) embedding_gather(EmbeddingParams<
   if (token >= p.N || column >= p.E) return;
   const int64_t id = p.ids[token];
   FASTCHAR_DEVICE_CHECK(id >= 0 && id < p.V);
-  store_pack<T, n>(p.out + token * p.E + column,
-                   load_pack<T, n>(p.weight + id * p.weight_stride + column));
+  store_pack<T, n>(p.out + token * p.E + column, load_pack<T, n>(p.weight + id * p.E + column));
 }
 
 // out [T, B] of N elements: the ids before each sequence's end, `other` past it, where what

@@ -58,7 +58,8 @@ class OnDevice {
   torch::stable::accelerator::DeviceGuard guard_;
 };
 
-// A dense argument on the device of `like`.
+// An argument on the device of `like`; as in check.h, that it is contiguous is seen to where
+// launchers are registered.
 inline void check_dense_on(const Tensor& like, const char* op, const char* arg, const Tensor& t,
                            ScalarType dtype, std::initializer_list<int64_t> sizes) {
   if (!t.is_cuda() || t.get_device_index() != like.get_device_index()) {
@@ -109,8 +110,8 @@ bool aligned_to_16(const T* pointer) {
   return reinterpret_cast<uintptr_t>(pointer) % 16 == 0;
 }
 
-// f(std::integral_constant<int, n>) with n the elements of 16 bytes if rows of `columns` can be
-// read so, otherwise 1.
+// f(std::integral_constant<int, n>) with n the elements of 16 bytes if it is `possible` to read
+// rows so, otherwise 1.
 template <class T, class F>
 void with_pack(bool possible, const F& f) {
   constexpr int n = 16 / sizeof(T);

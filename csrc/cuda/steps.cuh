@@ -2,10 +2,9 @@
 // a step is pointwise. Any type, any size. One thread per unit; its state waits in global
 // memory.
 //
-//   forward:   recurrent = h W_hh^T, forward_step;  the state h is h_n, h0 before the first
-//   step backward:  backward_step (without a recurrent part the first time), recurrent =
-//   grad_gates[t] W_hh,
-//              ...; at the end backward_end
+//   forward:   recurrent = h W_hh^T, forward_step, and so on; h is h0, and from then on h_n
+//   backward:  backward_step (the first without a recurrent part), recurrent =
+//              grad_gates[t] W_hh, and so on; at the end backward_end
 #pragma once
 
 #include "sequence.cuh"
@@ -54,8 +53,8 @@ FASTCHAR_INLINE BackwardUnit<T> resume(const LstmSequenceBackwardParams<T>& p,
   return unit;
 }
 
-// recurrent [B, H]: of the step before in this order, last_t; null for the first. dh, dc [B,
-// H].
+// recurrent [B, H]: of the step before in this order, last_t; null for the first. dh and dc
+// [B, H].
 template <class T>
 __global__ void __launch_bounds__(kPointwiseThreads)
     backward_step(LstmSequenceBackwardParams<T> p, const T* recurrent, Acc<T>* dh, Acc<T>* dc,

@@ -22,16 +22,15 @@ std::vector<int64_t> random_ids(int64_t N, int V, bool skewed) {
 
 template <class T, int n>
 void test_gather(int N, int V, int E) {
-  const int stride = E + n;
-  const auto weight = random_values<T>(V * stride);
+  const auto weight = random_values<T>(V * E);
   const auto ids = random_ids(N, V, false);
   std::vector<T> out(N * E);
-  const EmbeddingParams<T> p{weight.data(), stride, ids.data(), out.data(), N, V, E};
+  const EmbeddingParams<T> p{weight.data(), ids.data(), out.data(), N, V, E};
   const int rows = kRowThreads / lanes_per_row<n>(E);
   emu::launch(grid((N + rows - 1) / rows, column_tiles<n>(E), kRowThreads),
               embedding_gather<T, n>, p);
   std::vector<double> expected(N * E);
-  for (int i = 0; i < N * E; ++i) expected[i] = widen(weight[ids[i / E] * stride + i % E]);
+  for (int i = 0; i < N * E; ++i) expected[i] = widen(weight[ids[i / E] * E + i % E]);
   expect_close("gather", out, expected, 0);
 }
 
