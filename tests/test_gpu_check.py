@@ -31,6 +31,8 @@ def test_checks_report_failures():
     for line in ("9 skipped in 1.0s", "1 error in 1.0s"):
         done = gpu_check.run("it", [sys.executable, "-c", f"print('=== {line} ===')"], 60)
         assert done["summary"] == line
+    crashed = gpu_check.run("it", [sys.executable, "-c", "import os; os._exit(7)"], 60)
+    assert (crashed["passed"], crashed["summary"]) == (False, "exit code 7")
     absent = gpu_check.run("it", ["/nowhere/tool"], 60)
     assert (absent["passed"], absent["summary"]) == (False, "could not be started")
     assert "/nowhere/tool" in absent["output"]

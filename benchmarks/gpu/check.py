@@ -122,7 +122,9 @@ def run(what: str, command: list[str], seconds: float, **more: str) -> Entry:
     found = re.findall(SUMMARY, output, re.M)
     entry["passed"] = child.returncode == 0 and not late
     entry["seconds"] = round(time.monotonic() - start, 1)
-    entry["summary"] = late or ", ".join([*parts[-1:], *(line.strip("= ") for line in found[-1:])])
+    words = ", ".join([*parts[-1:], *(line.strip("= ") for line in found[-1:])])
+    silent = "" if entry["passed"] else f"exit code {child.returncode}"
+    entry["summary"] = late or words or silent
     entry["output"] = "" if entry["passed"] else both_ends(output)
     return entry
 
