@@ -28,6 +28,14 @@ def test_checks_report_failures():
     sanitizer = "print('2 of 3 parts'); print('========= ERROR SUMMARY: 0 errors')"
     passed = gpu_check.run("it", [sys.executable, "-c", sanitizer], 60)
     assert passed["summary"] == "2 of 3 parts, ERROR SUMMARY: 0 errors"
+    for line in ("9 skipped in 1.0s", "1 error in 1.0s"):
+        done = gpu_check.run("it", [sys.executable, "-c", f"print('=== {line} ===')"], 60)
+        assert done["summary"] == line
+    crashed = gpu_check.run("it", [sys.executable, "-c", "import os; os._exit(7)"], 60)
+    assert (crashed["passed"], crashed["summary"]) == (False, "exit code 7")
+    absent = gpu_check.run("it", ["/nowhere/tool"], 60)
+    assert (absent["passed"], absent["summary"]) == (False, "could not be started")
+    assert "/nowhere/tool" in absent["output"]
     late = gpu_check.run("it", command, 4)
     assert (late["passed"], late["seconds"]) == (False, 0)
     assert "no time left" in late["summary"]
@@ -174,17 +182,27 @@ def test_tests_run_at_the_same_time(mode, monkeypatch):
 
 
 def test_a_profile_that_cannot_be_made_is_no_failure(monkeypatch, tmp_path):
-    """Without the tool, or where it is not allowed to read counters; else its text is kept."""
+    """Without the tool, or where it is not allowed to read counters; else its text is kept,
+    whatever its encoding."""
     monkeypatch.setattr(gpu_check, "beside_nvcc", lambda tool: None)
     assert gpu_check.profile(tmp_path, lambda: 100.0)["passed"] is None
     tool = tmp_path / "ncu"
     monkeypatch.setattr(gpu_check, "beside_nvcc", lambda _: str(tool))
     for code, passed in ((1, None), (0, True)):
-        tool.write_text(f"#!/bin/sh\necho $*\nexit {code}\n")
+        tool.write_text(f"#!/bin/sh\necho $*\nprintf '\\377'\nexit {code}\n")
         tool.chmod(0o755)
         assert gpu_check.profile(tmp_path, lambda: 100.0)["passed"] is passed
     text = (tmp_path / "gpu_profile.txt").read_text()
     assert text.startswith(f"--import {tmp_path / 'gpu_profile.ncu-rep'}")
+
+
+def test_a_driver_that_does_not_answer_is_not_waited_for(monkeypatch, tmp_path):
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\nexec sleep 3600\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(gpu_check, "TO_DIE", 0.1)
+    assert gpu_check.asked("driver_version") == "unknown"
 
 
 @pytest.fixture
@@ -201,10 +219,13 @@ def seen_gpu(tmp_path, monkeypatch):
 
 
 def test_the_report_is_written_after_every_part(seen_gpu, tmp_path, monkeypatch):
-    """An end in the middle leaves what was found before; a library that doesn't load is the end."""
+    """An end in the middle leaves what was found before, an end of the first what machine it is; a
+    library that doesn't load is the end."""
     checks = MADE_UP["checks"]
 
     def run(_):
+        found = json.loads((tmp_path / "gpu_check.json").read_text())
+        assert (found["gpu"], found["checks"]) == ("No GPU", [])
         for check in checks:
             yield check
             assert (tmp_path / "gpu_check.md").exists()

@@ -6,9 +6,9 @@ Builds for this GPU, runs the CUDA tests, times the kernels against torch's by C
 then runs compute-sanitizer on small cases and Nsight Compute, and with the time that is left times
 more. Needs torch with CUDA, nvcc, pytest and hypothesis; downloads and installs nothing. Writes
 gpu_check.json and gpu_check.md into $OUT (by default the GPU's folder in benchmarks/results, whence
-`python -m benchmarks.report` takes them to docs/performance.md) after every part, and as benchmark
-points come, and what Nsight Compute found as gpu_profile.*: what fails or hangs is ended, it says
-so there, and the next one runs. Exit code 1 if the build, a test or a sanitizer failed.
+`python -m benchmarks.report` takes them to docs/performance.md) at once, after every part, and as
+benchmark points come, and what Nsight Compute found as gpu_profile.*: what fails or hangs is ended,
+it says so there, and the next one runs. Exit code 1 if the build, a test or a sanitizer failed.
 $GPU_CHECK_SECONDS has more time for everything (1500: the whole grid of points, and sanitizers in
 no hurry).
 """
@@ -57,6 +57,8 @@ A_TOOL = 65  # seconds of a sanitizer
 A_PART = 15  # seconds that it may need for what it has begun, and for its report
 TO_DIE = 20  # seconds that are waited for a process that has been killed
 SAVED_EVERY = 5  # seconds, while points come
+# pytest's last line, also where all was skipped or nothing could be imported; a sanitizer's.
+SUMMARY = r"^.*(?:\d (?:passed|failed|skipped|errors?)\b|ERROR SUMMARY|RACECHECK SUMMARY).*$"
 KEPT = 12000  # characters of an output's begin and of its end, of a check that failed
 # compute-sanitizer's options. It watches every kernel of ours, and no other. Errors that API calls
 # return are none of its business: torch asks the driver for functions that it may lack, and the
@@ -105,19 +107,24 @@ def run(what: str, command: list[str], seconds: float, **more: str) -> Entry:
     start = time.monotonic()
     environment = {**os.environ, "FASTCHAR_CUDA": "1", "PYTHONUNBUFFERED": "1", **more}
     with tempfile.TemporaryFile("w+", errors="replace") as out:  # a pipe may outlive the child
-        child = subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdout=out, stderr=out, start_new_session=True
-        )
+        try:
+            child = subprocess.Popen(
+                command, cwd=ROOT, env=environment, stdout=out, stderr=out, start_new_session=True
+            )
+        except OSError as error:  # a tool of another machine's, say
+            return {**entry, "summary": "could not be started", "output": str(error)}
         late = f"not finished after {seconds:.0f} s"
         if wait_or_kill(child, seconds):
             late = ""
         out.seek(0)
         output = out.read()
     parts = re.findall(r"^\d+ of \d+ parts$", output, re.M)
-    found = re.findall(r"^.*(?:passed|failed|ERROR SUMMARY|RACECHECK SUMMARY).*$", output, re.M)
+    found = re.findall(SUMMARY, output, re.M)
     entry["passed"] = child.returncode == 0 and not late
     entry["seconds"] = round(time.monotonic() - start, 1)
-    entry["summary"] = late or ", ".join([*parts[-1:], *(line.strip("= ") for line in found[-1:])])
+    words = ", ".join([*parts[-1:], *(line.strip("= ") for line in found[-1:])])
+    silent = "" if entry["passed"] else f"exit code {child.returncode}"
+    entry["summary"] = late or words or silent
     entry["output"] = "" if entry["passed"] else both_ends(output)
     return entry
 
@@ -223,7 +230,7 @@ def profile(folder: Path, left: Callable[[], float]) -> Entry:
     if not check["passed"]:  # counters that a machine doesn't let anybody read, say
         return {**check, "passed": None}
     details = [ncu, "--import", str(report), "--page", "details"]
-    text = subprocess.run(details, capture_output=True, text=True).stdout
+    text = subprocess.run(details, capture_output=True, text=True, errors="replace").stdout
     (folder / "gpu_profile.txt").write_text(text)
     return check
 
@@ -298,8 +305,9 @@ def asked(query: str) -> str:
     """nvidia-smi's answer for the first GPU."""
     command = ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader"]
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[0]
-    except (OSError, subprocess.CalledProcessError, IndexError):
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=TO_DIE)
+        return done.stdout.split()[0]
+    except (OSError, subprocess.SubprocessError, IndexError):
         return "unknown"
 
 
@@ -363,6 +371,7 @@ def main() -> int:
         result["checks"].append(check)
         save(result, folder)
 
+    save(result, folder)  # that it was begun, should the build be the end of it
     for check in checks(lambda: left() - FOR_BENCHMARKS):
         note(check)
     if all(check["passed"] for check in result["checks"][:2]):

@@ -217,7 +217,9 @@ inline void copy_from_l2(void* shared, const void* global) { std::memcpy(shared,
 inline void wait_for_copies() {}
 inline void cluster_arrive() { emu::cluster_arrive(); }
 inline void cluster_wait() { emu::cluster_wait(); }
-using emu::peer_shared;
+inline void store_to_peer(void* own, int rank, const Pack<uint32_t, 4>& pack) {
+  std::memcpy(emu::peer_shared(static_cast<char*>(own), rank), &pack, sizeof pack);
+}
 
 #else
 
@@ -279,14 +281,17 @@ FASTCHAR_INLINE void cluster_wait() {
 #endif
 }
 
-// The same place in the shared memory of the cluster's block `rank`, for ordinary stores.
-template <class T>
-FASTCHAR_INLINE T* peer_shared(T* own, int rank) {
-  T* peer = own;
+// 16 bytes to the same place in the shared memory of the cluster's block `rank`. By addresses
+// of shared memory, whose arithmetic has 32 bits.
+FASTCHAR_INLINE void store_to_peer(void* own, int rank, const Pack<uint32_t, 4>& pack) {
 #if __CUDA_ARCH__ >= 900
-  asm volatile("mapa.u64 %0, %1, %2;" : "=l"(peer) : "l"(own), "r"(rank));
+  asm volatile(
+      "{ .reg .b32 to; mapa.shared::cluster.u32 to, %0, %1;"
+      " st.shared::cluster.v4.b32 [to], {%2, %3, %4, %5}; }" ::"r"(
+          static_cast<unsigned>(__cvta_generic_to_shared(own))),
+      "r"(rank), "r"(pack.value[0]), "r"(pack.value[1]), "r"(pack.value[2]), "r"(pack.value[3])
+      : "memory");
 #endif
-  return peer;
 }
 
 #endif

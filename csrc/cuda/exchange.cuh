@@ -3,7 +3,8 @@
 // interface:
 //
 //   begin()           zeroes what no slice fills; every thread of the team
-//   slice(column)     where this block's slice of a column goes, kSlice elements
+//   slice(column)     where this block's slice of a column goes, kSlice elements: a thread
+//                     writes those of its own units (Items)
 //   publish(step)     every thread, after its writes to slice(): the tile `step` has this slice
 //   acquire(step)     every thread: the whole tile `step`, in shared memory
 //
@@ -24,6 +25,18 @@ FASTCHAR_INLINE void zero_tiles(typename Shape::T* tiles, int count) {
     reinterpret_cast<Pack<uint32_t, 4>*>(tiles)[i] = {};
   }
 }
+
+// Which units of which sequences a thread looks after: item j is (unit, column) of the block's.
+template <class Shape>
+struct Items {
+  static constexpr int kAll = Shape::kUnits * Shape::kBatch;
+  static constexpr int kPerThread = (kAll + kThreads - 1) / kThreads;
+  static_assert(kAll % kThreads == 0 || kAll < kThreads, "whole rounds");
+  FASTCHAR_INLINE static int index(int j) { return threadIdx.x + j * kThreads; }
+  FASTCHAR_INLINE static bool exists(int j) { return index(j) < kAll; }
+  FASTCHAR_INLINE static int unit(int j) { return index(j) % Shape::kUnits; }
+  FASTCHAR_INLINE static int column(int j) { return index(j) / Shape::kUnits; }
+};
 
 // The team is one block.
 template <class Shape>
@@ -51,14 +64,23 @@ struct BlockExchange {
   FASTCHAR_INLINE const T* acquire(int) { return tiles + (next ^ 1) * kTile; }
 };
 
-// Own slices wait in `stage` [kBatch][kSlice] until they go out in pieces of 16 bytes.
+// 16 bytes of a slice: bits, which a store takes at once, where numbers may be moved one by
+// one.
+using Piece = Pack<uint32_t, 4>;
+
+// Own slices wait in `stage` [kBatch][kSlice] until they go out in pieces of 16 bytes. A warp
+// sends what its own lanes wrote (Items), and waits for no other.
 template <class Shape>
 struct Stage {
   using T = typename Shape::T;
   static constexpr int kPiece = 16 / sizeof(T);
   static constexpr int kPieces = Shape::kSlice / kPiece;  // of one column
   static constexpr int kElements = Shape::kBatch * Shape::kSlice;
-  using Piece = Pack<T, kPiece>;
+  // Of a warp's 32 items, which are next to each other; of all that it has.
+  static constexpr int kOfItems = kWarp * (Shape::kSlice / Shape::kUnits) / kPiece;
+  static constexpr int kOfWarp = kOfItems * Items<Shape>::kPerThread;
+  static constexpr int kAtOnce = kWarp / kOfWarp;  // copies of each
+  static_assert(kAtOnce * kOfWarp == kWarp, "a thread sends copies of one piece");
 
   T* memory;
 
@@ -66,14 +88,22 @@ struct Stage {
   // the first `columns` columns. Nothing is divided by what the compiler doesn't know.
   template <int kCopies, class Send>
   FASTCHAR_INLINE void send(int columns, int copies, const Send& send_piece) const {
-    constexpr int kCount = Shape::kBatch * kPieces;
-#pragma unroll 4
-    for (int first = 0; first < kCount * kCopies; first += kThreads) {
-      const int i = first + threadIdx.x, piece = i % kCount;
-      const int column = piece / kPieces, element = piece % kPieces * kPiece;
-      if (column >= columns || i / kCount >= copies) continue;
-      send_piece(i / kCount, column, element,
-                 *reinterpret_cast<const Piece*>(memory + column * Shape::kSlice + element));
+    __syncwarp();
+    const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp, i = lane % kOfWarp;
+    const int piece = (i / kOfItems * kWarps + warp) * kOfItems + i % kOfItems;
+    const int column = piece / kPieces, element = piece % kPieces * kPiece;
+    if (column >= columns) return;
+    const Piece& stored =
+        *reinterpret_cast<const Piece*>(memory + column * Shape::kSlice + element);
+    if constexpr (kCopies == 1) {
+      if (lane < kOfWarp) send_piece(0, column, element, stored);
+    } else {
+      const Piece own = stored;  // read once
+#pragma unroll
+      for (int first = 0; first < kCopies; first += kAtOnce) {
+        const int copy = first + lane / kOfWarp;
+        if (copy < copies) send_piece(copy, column, element, own);
+      }
     }
   }
 };
@@ -98,13 +128,10 @@ struct ClusterExchange {
   }
   FASTCHAR_INLINE T* slice(int column) { return stage.memory + column * Shape::kSlice; }
   FASTCHAR_INLINE void publish(int step) {
-    __syncthreads();
     T* own = tiles + step % 2 * kTile + blockIdx.x * Shape::kSlice;
     stage.template send<Shape::kDepth / Shape::kSlice>(
-        columns, gridDim.x,
-        [&](int rank, int column, int element, const typename Stage<Shape>::Piece& piece) {
-          T* to = peer_shared(own + column * Product<Shape>::kPitch + element, rank);
-          *reinterpret_cast<typename Stage<Shape>::Piece*>(to) = piece;
+        columns, gridDim.x, [&](int rank, int column, int element, const Piece& piece) {
+          store_to_peer(own + column * Product<Shape>::kPitch + element, rank, piece);
         });
     cluster_arrive();
   }
@@ -145,14 +172,10 @@ struct GridExchange {
   }
   FASTCHAR_INLINE T* slice(int column) { return stage.memory + column * Shape::kSlice; }
   FASTCHAR_INLINE void publish(int step) {
-    __syncthreads();
     T* own = global(step) + blockIdx.x * Shape::kSlice;
-    stage.template send<1>(
-        columns, 1,
-        [&](int, int column, int element, const typename Stage<Shape>::Piece& piece) {
-          T* to = own + column * Shape::kDepth + element;
-          *reinterpret_cast<typename Stage<Shape>::Piece*>(to) = piece;
-        });
+    stage.template send<1>(columns, 1, [&](int, int column, int element, const Piece& piece) {
+      *reinterpret_cast<Piece*>(own + column * Shape::kDepth + element) = piece;
+    });
     // A release is cumulative: what the barrier orders before it, other threads' pieces too, is
     // seen by whoever acquires the flag. No __threadfence(), which would wait once more, and as
     // a sequentially consistent fence for longer (MEMBAR.SC.GPU).

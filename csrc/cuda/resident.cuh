@@ -75,18 +75,6 @@ struct Part {
         sums(reinterpret_cast<float*>(tiles + Exchange::kElements)) {}
 };
 
-// Which units of which sequences a thread looks after: item j is (unit, column) of the block's.
-template <class Shape>
-struct Items {
-  static constexpr int kAll = Shape::kUnits * Shape::kBatch;
-  static constexpr int kPerThread = (kAll + kThreads - 1) / kThreads;
-  static_assert(kAll % kThreads == 0 || kAll < kThreads, "whole rounds");
-  FASTCHAR_INLINE static int index(int j) { return threadIdx.x + j * kThreads; }
-  FASTCHAR_INLINE static bool exists(int j) { return index(j) < kAll; }
-  FASTCHAR_INLINE static int unit(int j) { return index(j) % Shape::kUnits; }
-  FASTCHAR_INLINE static int column(int j) { return index(j) / Shape::kUnits; }
-};
-
 // `batch`: kBatch at most. Of a step, only what the other blocks need stands between the
 // product and publish(): results are stored after it, and the next step's inputs are on their
 // way while this block waits. Forward: steps >= 1, since a block may not end between publish()

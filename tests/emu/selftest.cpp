@@ -66,7 +66,8 @@ __global__ void cluster_ring(int* out, int size) {
 #if defined(PLANT_EXIT)
   if (rank == 1) return;
 #endif
-  if (threadIdx.x == 0) *peer_shared(slot, (rank + 1) % size) = static_cast<int>(blockIdx.x);
+  if (threadIdx.x == 0)
+    *emu::peer_shared(slot, (rank + 1) % size) = static_cast<int>(blockIdx.x);
   cluster_arrive();
 #if !defined(PLANT_HALF)
   cluster_wait();
