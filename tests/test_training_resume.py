@@ -281,6 +281,23 @@ def test_same_bits_after_a_kill_while_saving(
     _assert_same(Path(config.out), pairs_run)
 
 
+def test_what_a_kill_left_of_a_model_goes_with_the_next_one(
+    tmp_path: Path, pairs_file: Path, pairs_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A `kill -9` leaves files under names that no other process writes to."""
+    config = _config(tmp_path, "run", pairs_file, **PAIRS, schedule="plateau")
+    with monkeypatch.context() as patch:
+        _stop_after(patch, 6)
+        with pytest.raises(Interrupted):
+            train(config, QUIET)
+    model = Path(config.out) / "model"
+    for name in (".config.json.99.tmp", ".model-0123456789abcdef.safetensors.99.tmp"):
+        (model / name).write_text("half")
+    resume(config.out, QUIET)
+    assert not list(model.glob(".*"))
+    _assert_same(Path(config.out), pairs_run)
+
+
 def test_resume_of_a_damaged_folder(tmp_path: Path, pairs_run: Path) -> None:
     """A checkpoint cut short, one of something else, and rows that are lost: one line each."""
     run = shutil.copytree(pairs_run, tmp_path / "run")
