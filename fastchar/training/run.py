@@ -115,7 +115,10 @@ def keep_piped(
     would be left of it to resume from."""
     kept: dict[str, Any] = {}
     for name, part in (("data", content), ("dev", held_out)):
-        if part is not None and not Path(getattr(config, name)).is_file():
+        path = getattr(config, name)
+        # /dev/stdin is another file the next time, or none, even if it is one now.
+        passing = ("/dev/stdin", "/dev/fd/", "/proc/")
+        if part is not None and (path.startswith(passing) or not Path(path).is_file()):
             place = folder.kept(name, "txt" if isinstance(part, str) else "tsv")
             write_data(part, place)
             kept[name] = str(place)
