@@ -140,12 +140,13 @@ def shorten(text: str, limit: int = 60) -> str:
 
 @contextmanager
 def writing(path: str | Path) -> Iterator[None]:
-    """A full disk, which Python tells without a name, is one on which there is no room for
-    ``path``."""
+    """A full or broken disk, or a file too large for it, which Python tells without a name, has
+    no room for ``path``."""
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT) and error.filename is None:
+        full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+        if error.errno in full and error.filename is None:
             raise OSError(error.errno, error.strerror, str(path)) from None
         raise
 
@@ -171,8 +172,8 @@ def beside(path: str | Path) -> Iterator[Path]:
     """
     if str(path) == "-":
         raise InputError("-: expected the name of a file to write; /dev/stdout is one")
-    if os.path.isdir(path):
-        raise InputError(f"{path}: expected a file to write, got a folder")
+    if os.path.isdir(Path(path)):  # so is the name "", as an unset variable of a shell gives it
+        raise InputError(f"{Path(path)}: expected a file to write, got a folder")
     real = Path(path).resolve()
     if real.exists() and not real.is_file():
         yield real

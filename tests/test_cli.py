@@ -283,6 +283,13 @@ def test_too_little_memory_is_one_line(home: Path, monkeypatch: pytest.MonkeyPat
     assert result.stderr.startswith("fastchar: not enough memory; ")
 
 
+def test_a_batch_beyond_all_numbers(home: Path, tmp_path: Path) -> None:
+    """Is all there is."""
+    (tmp_path / "words").write_text("cat\n")
+    options = ["predict", home / "g2p", tmp_path / "words"]
+    assert ok(*options, "--batch-size", 10**30) == ok(*options)
+
+
 def test_what_ends_a_line_is_not_written(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A model of bytes may predict tabs and line ends, which are no targets."""
     best = Hypothesis("a\tb\nc", [4], -1.0, -1.0, torch.zeros(2, 2))
@@ -332,6 +339,14 @@ def test_train_from_a_pipe_can_be_resumed(home: Path, tmp_path: Path) -> None:
         ok("train", path, "--dev", dev, "--out", tmp_path / "run", "--epochs", 1, *SMALL)
     (tmp_path / "run").rename(tmp_path / "moved")
     assert "has ended already" in ok("train", "--resume", tmp_path / "moved")
+
+
+def test_train_from_a_file_that_the_shell_opened(home: Path, tmp_path: Path) -> None:
+    """`train /dev/stdin < pairs.tsv` can be resumed when /dev/stdin is something else."""
+    with open(home / "pairs.tsv") as stream:
+        path = f"/dev/fd/{stream.fileno()}"
+        ok("train", path, "--out", tmp_path / "run", "--epochs", 1, *SMALL)
+    assert "has ended already" in ok("train", "--resume", tmp_path / "run")
 
 
 def test_generate(home: Path) -> None:

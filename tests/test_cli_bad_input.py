@@ -60,7 +60,7 @@ BAD = {
     "huger": ("train good.tsv --hidden-size 2147483647", "expected one that fits the memory"),
     "uncountable": (
         f"train good.tsv --batch-size {2**31}",
-        "batch_size: expected a whole number from 1, got 2147483648",
+        "batch_size: expected a whole number from 1 to 2147483647, got 2147483648",
     ),
     "yaml date": ("train --config date.yaml good.tsv", "date.yaml: expected YAML, got: month must"),
     "yaml depth": ("train --config deep.yaml good.tsv", "deep.yaml: expected YAML, got: maximum"),

@@ -165,12 +165,16 @@ def test_write_beside_is_all_or_nothing(tmp_path: Path) -> None:
         write_beside(tmp_path / "none" / "out").__enter__()
     with pytest.raises(InputError, match="expected a file to write, got a folder"):
         write_beside(tmp_path).__enter__()
+    with pytest.raises(InputError, match="expected a file to write, got a folder"):
+        write_beside("").__enter__()
 
 
-def test_a_full_disk_has_a_name(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EFBIG])
+def test_a_full_disk_has_a_name(tmp_path: Path, number: int) -> None:
     """That of the file for which there is no room; Python leaves it out."""
-    with pytest.raises(OSError, match="No space left") as error, write_beside(tmp_path / "out"):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    text = os.strerror(number)
+    with pytest.raises(OSError, match=text) as error, write_beside(tmp_path / "out"):
+        raise OSError(number, text)
     assert error.value.filename == str(tmp_path / "out")
 
 

@@ -226,17 +226,33 @@ def test_resume_after_a_kill(
 def test_resume_after_a_kill_in_mid_write(
     tmp_path: Path, pairs_file: Path, whole: Swept, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Which left optuna's lock behind, a link by a name that leads nowhere from where it lies."""
+    """Which left optuna's lock behind, a link by a name that leads nowhere from where it lies, or
+    what optuna renames it to before it deletes it."""
     monkeypatch.chdir(tmp_path)
     with monkeypatch.context() as patch:
         _stop(patch, BATCHES + 3)
         with pytest.raises(Interrupted):
             sweep(_config(Path("s"), pairs_file), SIZES, SEEDS, QUIET)
-    lock = Path("s/optuna.log.lock")
-    lock.symlink_to("s/optuna.log")
+    for lock in (Path("s/optuna.log.lock"), Path("s/optuna.log.lock-12.rename")):
+        lock.symlink_to("s/optuna.log")
     sweeping._open_study(SweepFolder("s"))
-    assert not lock.is_symlink()
+    assert [p.name for p in Path("s").glob("optuna.log*")] == ["optuna.log"]
     assert _measured(resume_sweep("s", QUIET).rows) == _measured(whole.rows)
+
+
+def test_a_sweep_killed_while_it_made_its_study(
+    tmp_path: Path, pairs_file: Path, whole: Swept
+) -> None:
+    """Has begun nothing: the same command begins it."""
+    out = tmp_path / "s"
+    out.mkdir()
+    half = out / ".optuna.log.partial"
+    optuna.create_study(storage=sweeping._storage(half), study_name=sweeping._NAME)
+    (out / f"{half.name}.lock").symlink_to(half)
+    assert _measured(sweep(_config(out, pairs_file), SIZES, SEEDS, QUIET).rows) == _measured(
+        whole.rows
+    )
+    assert not list(out.glob(".*"))
 
 
 def test_resume_after_a_full_disk(

@@ -205,6 +205,50 @@ def test_resume_refuses_other_sizes(tmp_path: Path, pairs_file: Path) -> None:
             resume(config.out, QUIET)
 
 
+PAIR_CHANGES = ("batch_size: 16", "batch_size: 64"), ("seed: 1", "seed: 2"), ("2000", "3")
+TEXT = {"model": "char_lm", "batch_size": 8, "chunk": 16, "embedding_dim": 12}
+TEXT_CHANGES = (
+    ("batch_size: 8", "batch_size: 4"),
+    ("chunk: 16", "chunk: 512"),
+    ("tie_embeddings: false", "tie_embeddings: true"),
+)
+
+
+@pytest.mark.parametrize(
+    ("options", "old", "new"),
+    [(PAIRS, *c) for c in PAIR_CHANGES] + [(TEXT, *c) for c in TEXT_CHANGES],
+    ids=lambda v: v if isinstance(v, str) else str(v.get("model")),
+)
+def test_resume_refuses_other_batches(
+    tmp_path: Path,
+    pairs_file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    options: dict[str, Any],
+    old: str,
+    new: str,
+) -> None:
+    """A position is a number of batches: of larger ones an epoch may have fewer than that, and the
+    run would end without a step. Rates are compared from one epoch to the next, so that they must
+    be of the same words."""
+    data = pairs_file
+    if "model" in options:
+        data = tmp_path / "text.txt"
+        data.write_text((re.__doc__ or "") * 2)
+    config = _config(tmp_path, "run", data, **options)
+    with monkeypatch.context() as patch:
+        _stop_after(patch, 4)
+        with pytest.raises(Interrupted):
+            train(config, QUIET)
+    settings = Path(config.out) / "config.yaml"
+    before = settings.read_text()
+    assert before.count(old) == 1
+    settings.write_text(before.replace(old, new))
+    with pytest.raises(InputError, match=r"config\.yaml: expected the settings that the run began"):
+        resume(config.out, QUIET)
+    settings.write_text(before)
+    resume(config.out, QUIET)
+
+
 class Killed(BaseException):
     """As `kill -9` does it, nobody handles it."""
 
@@ -234,6 +278,23 @@ def test_same_bits_after_a_kill_while_saving(
         with pytest.raises(Killed):
             train(config, QUIET)
     resume(config.out, QUIET)
+    _assert_same(Path(config.out), pairs_run)
+
+
+def test_what_a_kill_left_of_a_model_goes_with_the_next_one(
+    tmp_path: Path, pairs_file: Path, pairs_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A `kill -9` leaves files under names that no other process writes to."""
+    config = _config(tmp_path, "run", pairs_file, **PAIRS, schedule="plateau")
+    with monkeypatch.context() as patch:
+        _stop_after(patch, 6)
+        with pytest.raises(Interrupted):
+            train(config, QUIET)
+    model = Path(config.out) / "model"
+    for name in (".config.json.99.tmp", ".model-0123456789abcdef.safetensors.99.tmp"):
+        (model / name).write_text("half")
+    resume(config.out, QUIET)
+    assert not list(model.glob(".*"))
     _assert_same(Path(config.out), pairs_run)
 
 

@@ -45,7 +45,7 @@ class _Group(TyperGroup):
 
             if not is_lack_of_memory(error):
                 raise
-            _complain("not enough memory; shorter lines need less, and so does a smaller batch")
+            _complain("not enough memory; shorter lines, a smaller batch or beam need less")
             raise typer.Exit(1) from None
 
 

@@ -84,7 +84,7 @@ def _batches(source: str, batch_size: int) -> Iterator[list[str]]:
     nobody who types or pipes slowly waits for a batch to fill."""
     if source != "-":
         lines = _sources(source)
-        while batch := list(itertools.islice(lines, batch_size)):
+        while batch := list(itertools.islice(lines, min(batch_size, sys.maxsize))):
             yield batch
         return
     yield from _as_they_come(batch_size)

@@ -192,8 +192,10 @@ def _checked(field: dataclasses.Field[Any], hint: Any, value: Any) -> Any:
     """``value`` as one of the type ``hint``, within its limits. Raises :class:`InputError`."""
     metadata = field.metadata
     low, high = metadata.get("min"), metadata.get("max")
-    limits = "" if low is None else f" from {low}" + ("" if high is None else f" to {high}")
     kind = without_none(hint)
+    if kind is int and type(value) is int and value > LARGEST and high is None:
+        high = LARGEST
+    limits = "" if low is None else f" from {low}" + ("" if high is None else f" to {high}")
     if value is None and kind is not hint:
         return None
     if kind is float and isinstance(value, (int, str)):

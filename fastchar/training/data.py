@@ -34,6 +34,7 @@ class _Data(LightningDataModule):
     """Loaders whose position travels in the checkpoint, tied to the data they were made of."""
 
     fingerprint: int
+    settings: dict[str, int]  # that make the batches what they are, by which a run is counted
     train: Any  # a Loader
     dev: Any
 
@@ -44,7 +45,11 @@ class _Data(LightningDataModule):
         return self.dev
 
     def state_dict(self) -> dict[str, Any]:
-        return {"train": self.train.state_dict(), "fingerprint": self.fingerprint}
+        return {
+            "train": self.train.state_dict(),
+            "fingerprint": self.fingerprint,
+            "settings": self.settings,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.train.load_state_dict(state_dict["train"])
@@ -81,6 +86,7 @@ class PairData(_Data):
         first = [(word, self.references[word][0]) for word in words]
         self.train = PairLoader(*self._encode(train), batch_size, seed=seed)
         self.dev = PairLoader(*self._encode(first), max(batch_size, 256), seed=None)
+        self.settings = {"batch_size": batch_size, "seed": seed, "dev_words": len(words)}
         self.fingerprint = zlib.crc32(repr((train, dev)).encode())
 
     def _encode(self, pairs: Sequence[Pair]) -> tuple[Ragged, Ragged]:
@@ -103,6 +109,7 @@ class TextData(_Data):
         # As few streams as fill whole chunks: each begins without knowing what came before it.
         streams = min(batch_size, max(1, dev_ids.numel() // (4 * chunk)))
         self.dev = TextLoader(dev_ids, streams, chunk)
+        self.settings = {"batch_size": batch_size, "chunk": chunk}
         self.fingerprint = zlib.crc32(repr((train, dev)).encode())
 
     def _encode(self, text: str) -> torch.Tensor:

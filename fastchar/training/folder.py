@@ -139,6 +139,8 @@ class RunFolder:
             if best is not None:
                 with beside(self.best) as copy:
                     shutil.copyfile(new, copy)
+                for left in self.model.glob(".*.tmp"):  # by a save that was killed
+                    left.unlink()
                 best.save_pretrained(self.model)
 
 

@@ -14,7 +14,7 @@ import torch
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback
 from rich.console import Console
-from torch import Tensor, nn
+from torch import nn
 
 from fastchar.files import InputError, name_of
 from fastchar.models import CharLM, Seq2Seq
@@ -95,16 +95,15 @@ def _resume(path: str | Path, folder: RunFolder, console: Console | None) -> Fin
     epoch, task = 0, None
     resumed = folder.last.is_file()
     if resumed:
-        last = read_checkpoint(
-            folder.last, "fastchar", "callbacks", "state_dict", type(data).__name__
-        )
+        entries = ("fastchar", "callbacks", "state_dict", "optimizer_states", type(data).__name__)
+        last = read_checkpoint(folder.last, *entries)
         if last[type(data).__name__]["fingerprint"] != data.fingerprint:
             raise InputError(f"{config.data}: expected the data that {path} began with, got other")
         epoch = last["fastchar"]["record"].get("epoch", 0)
     if not resumed or not last["callbacks"][KeepRun.__name__]["ended"]:
         task = make_task(config, data)
         if resumed:
-            _check_sizes(task, last["state_dict"], folder)
+            _check_settings(task, data, last, folder)
     folder.forget_after(epoch)
     return _run(config, data, folder, console, task, resumed=resumed)
 
@@ -116,7 +115,10 @@ def keep_piped(
     would be left of it to resume from."""
     kept: dict[str, Any] = {}
     for name, part in (("data", content), ("dev", held_out)):
-        if part is not None and not Path(getattr(config, name)).is_file():
+        path = getattr(config, name)
+        # /dev/stdin is another file the next time, or none, even if it is one now.
+        passing = ("/dev/stdin", "/dev/fd/", "/proc/")
+        if part is not None and (path.startswith(passing) or not Path(path).is_file()):
             place = folder.kept(name, "txt" if isinstance(part, str) else "tsv")
             write_data(part, place)
             kept[name] = str(place)
@@ -134,9 +136,20 @@ def moved_to(path: str | Path, settings: dict[str, Any]) -> dict[str, Any]:
     return moved
 
 
-def _check_sizes(task: Task, saved: dict[str, Tensor], folder: RunFolder) -> None:
-    """Raises :class:`InputError` if the settings are no longer those of the ``saved`` weights."""
-    own, other = ({k: list(v.shape) for k, v in d.items()} for d in (task.state_dict(), saved))
+def _check_settings(
+    task: Task, data: PairData | TextData, last: dict[str, Any], folder: RunFolder
+) -> None:
+    """Raises :class:`InputError` if the settings are no longer those of the checkpoint ``last``: of
+    its weights, and of the batches by which it counts how far it came."""
+    own, other = (
+        dict[str, Any]({k: list(v.shape) for k, v in d.items()})
+        for d in (task.state_dict(), last["state_dict"])
+    )
+    # Fewer where one is under two names, as tied embeddings are.
+    own["parameters"] = len(list(task.parameters()))
+    other["parameters"] = len(last["optimizer_states"][0]["param_groups"][0]["params"])
+    own |= data.settings
+    other |= last[type(data).__name__].get("settings", data.settings)
     for key in sorted(own.keys() | other.keys()):
         sizes, expected = own.get(key, "none"), other.get(key, "none")
         if sizes != expected:

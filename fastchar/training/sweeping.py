@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -134,11 +134,17 @@ def _check_free(folder: SweepFolder) -> None:
             f"{folder.path}: expected no sweep in this folder yet, got one; "
             f"choose another with --out, or go on with --resume {folder.quoted}"
         )
-    if folder.path.is_dir() and (first := next(folder.path.iterdir(), None)):
+    found = set(folder.path.iterdir()) if folder.path.is_dir() else set()
+    if first := next(iter(found - {*_half_made(folder)}), None):
         raise InputError(
             f"{folder.path}: expected a new folder or an empty one, got one with {first.name}; "
             "choose another with --out"
         )
+
+
+def _half_made(folder: SweepFolder) -> Iterator[Path]:
+    """What a sweep leaves that was killed before its study was whole."""
+    return folder.path.glob(f".{folder.study.name}.partial*")
 
 
 def _storage(path: Path) -> Any:
@@ -158,6 +164,8 @@ def _create_study(
     """
     optuna = _optuna()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    for left in _half_made(folder):
+        left.unlink()
     with beside(folder.study) as place:
         study = optuna.create_study(storage=_storage(place), study_name=_NAME)
         study.set_user_attr("settings", config.used())
@@ -169,8 +177,10 @@ def _create_study(
 
 
 def _open_study(folder: SweepFolder) -> Study:
-    # Optuna would wait for ever for the lock of a sweep that was killed; the folder is held.
-    folder.study.with_name(f"{folder.study.name}.lock").unlink(missing_ok=True)
+    # Optuna would wait for ever for the lock of a sweep that was killed; the folder is held. It has
+    # another name while it is given back.
+    for lock in folder.path.glob(f"{folder.study.name}.lock*"):
+        lock.unlink()
     # A line that a full disk or a kill cut short would swallow the next one.
     content = folder.study.read_bytes()
     if content and not content.endswith(b"\n"):
