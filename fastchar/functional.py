@@ -286,8 +286,9 @@ def embedding_lstm(
         or not ids_served(ids)
         or has_projection(params, has_biases, num_layers, bidirectional)
         or (
-            by_step.numel() < weight.shape[0]
-            and (not _whole_layers(weight) or weight.dtype is not dtype)
+            # In this order: where layers are whole, a graph then asks nothing of the sizes.
+            (not _whole_layers(weight) or weight.dtype is not dtype)
+            and by_step.numel() < weight.shape[0]
         )
     ):
         if lengths is not None:

@@ -49,11 +49,14 @@ class _Weights(Function):
 
 
 def _asking(weights: tuple[Tensor | None, ...]) -> list[int]:
-    """The version of each weight that asks for a gradient, else -1: both may change between steps.
+    """A number for each weight that asks for a gradient, else -1: both may change between steps.
 
-    A weight changed in place under autograd has another graph behind it from then on.
+    A weight changed in place under autograd has another version, and another graph behind it from
+    then on; one detached in place, and asking again, has none, and its old version.
     """
-    return [w._version if w is not None and w.requires_grad else -1 for w in weights]
+    return [
+        2 * w._version + w.is_leaf if w is not None and w.requires_grad else -1 for w in weights
+    ]
 
 
 class _Loop:

@@ -254,6 +254,17 @@ def test_dimensions_marked_as_dynamic(ragged: bool) -> None:
     assert counter.frame_count == 1
 
 
+@pytest.mark.native
+def test_exported_ids_may_be_fewer_than_symbols() -> None:
+    """Whether the table is folded is decided in the op, not for all sizes by the example's."""
+    model = fastchar.EmbeddingLSTM(11, 4, 6).eval()
+    sizes = {0: torch.export.Dim("T", min=2, max=64), 1: torch.export.Dim("B", min=2, max=64)}
+    ids = torch.randint(11, (7, 5))
+    program = torch.export.export(model, (ids,), dynamic_shapes=(sizes,)).module()
+    for some in (ids, ids[:2, :3]):
+        torch.testing.assert_close(program(some), model(some))
+
+
 def test_transforms_and_checkpoints_inside_a_graph() -> None:
     """func.grad, vmap, jvp, checkpoint and autocast within what is compiled, as in eager."""
     lstm = fastchar.LSTM(4, 6)

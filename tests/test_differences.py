@@ -60,6 +60,21 @@ def test_the_fold_multiplies_rows_that_no_id_looks_up(wild: float) -> None:
     assert shown == ["lstm.weight_ih_l0"]
 
 
+@pytest.mark.native
+def test_a_hook_on_a_cells_state_that_nothing_else_reads_gets_none() -> None:
+    """As of torch's operations with several results; nn.LSTMCell's c' gets what h' passes on."""
+    x = torch.randn(2, 3, requires_grad=True)
+    for (reached, other), expected in (
+        (torch.var_mean(x, 0), None),
+        (fastchar.LSTMCell(3, 4)(x), None),
+        (nn.LSTMCell(3, 4)(x), Tensor),
+    ):
+        seen: list[Tensor | None] = []
+        other.register_hook(seen.append)
+        reached.sum().backward()
+        assert [None if grad is None else type(grad) for grad in seen] == [expected]
+
+
 def test_weights_are_read_by_name() -> None:
     """One that stands in `_flat_weights` alone is not seen; nn.LSTM computes with it."""
     x = torch.randn(3, 2, 3)

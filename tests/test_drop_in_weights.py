@@ -45,6 +45,23 @@ def a_bias_changed_between_steps(m: Any) -> Any:
     return torch.autograd.grad(sum(s.sum() for s in state), weights)
 
 
+def a_weight_detached_between_steps(name: str) -> Case:
+    """In place, and asking for a gradient of its own from then on: the graph before it gets none
+    of the later steps', as where a meta-learner's weights are cut off in the middle of a loop."""
+
+    def case(m: Any) -> Any:
+        step = torch.lstm_cell if m is TORCHS else functional.lstm_cell
+        made = {key: p * 1 for key, p in m.LSTMCell(4, 6).named_parameters()}
+        leaf = made[name].detach().requires_grad_()
+        made[name] = w = leaf * 1
+        state = step(X[0], (H[0], H[0]), *made.values())
+        w.detach_().requires_grad_()
+        h, c = step(X[1], state, *made.values())
+        return torch.autograd.grad(h.sum() + c.sum(), [leaf, w])
+
+    return case
+
+
 def old_pickle(m: Any) -> Any:
     """The state of a module from before proj_size and the weights' names were attributes."""
     module = m.LSTM(4, 6, 2, bidirectional=True)
@@ -146,6 +163,10 @@ def unsafe(module: nn.Module) -> Any:
 CASES: dict[str, Case] = {
     "optimizer in the backward": optimizer_in_the_backward,
     "a bias changed between steps": a_bias_changed_between_steps,
+    **{
+        f"{name} detached between steps": a_weight_detached_between_steps(name)
+        for name in ("weight_ih", "bias_hh")
+    },
     "old pickle": old_pickle,
     "flat weights": flat_weights,
     "dropped weight": dropped_weight,
