@@ -53,6 +53,14 @@ spec.loader.exec_module(cuda)
 class BuildNative(cpp_extension.BuildExtension):
     """The CPU extension, and the CUDA library beside it."""
 
+    def finalize_options(self) -> None:
+        super().finalize_options()
+        if self.editable_mode:
+            # Else it compiles in a folder that is thrown away, and `make build` twice.
+            usual = self.distribution.get_command_class("build")(self.distribution)
+            usual.ensure_finalized()
+            self.build_temp = usual.build_temp
+
     def run(self) -> None:
         super().run()
         if not cuda.wanted():

@@ -3,8 +3,11 @@
 import os
 import signal
 from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
 
+import beside as processes
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
@@ -39,7 +42,13 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "native: needs the native library")
 
 
+def _waits(item: pytest.Item) -> bool:
+    """Whether the test is one of those that wait for other processes (beside.py)."""
+    return "beside" in getattr(item, "fixturenames", ())
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=_waits)
     if NATIVE:
         return
     skip = pytest.mark.skip(reason=f"native library: {BACKENDS['reason']}")
@@ -58,6 +67,23 @@ def _no_old_compilations(tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path_factory.mktemp("inductor")))
         yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _begun(request: pytest.FixtureRequest) -> Iterator[dict[Any, "Future[Any]"]]:
+    """Starts what the modules of the tests that wait name in BESIDE."""
+    work: dict[Any, Any] = {}
+    for item in filter(_waits, request.session.items):
+        work |= item.module.BESIDE
+    pool = processes.pool()
+    yield {key: pool.submit(function) for key, function in work.items()}
+    pool.shutdown(cancel_futures=True)  # after Ctrl-C the rest need not begin
+
+
+@pytest.fixture
+def beside(_begun: dict[Any, "Future[Any]"]) -> dict[Any, "Future[Any]"]:
+    """The results of the work of other processes that the test's module names (beside.py)."""
+    return _begun
 
 
 @pytest.fixture(autouse=True)

@@ -1,11 +1,14 @@
 """The built library: what it links to, and what each instruction set's object may contain."""
 
+import runpy
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import setuptools
 import torch
 
 import fastchar
@@ -119,3 +122,22 @@ runpy.run_path("setup.py", run_name="__main__")
             [sys.executable, "-c", code, command], capture_output=True, text=True, cwd=ROOT
         )
         assert done.returncode == returned, done.stderr
+
+
+def test_an_editable_install_compiles_where_the_build_does(monkeypatch):
+    """Not in setuptools' temporary folder: `make build` installs, then builds in place, and has
+    nothing left to compile."""
+    arguments: dict[str, Any] = {}
+    monkeypatch.setattr(setuptools, "setup", lambda distclass, **given: arguments.update(given))
+    monkeypatch.chdir(ROOT)
+    runpy.run_path("setup.py")
+    folders = []
+    for editable in (False, True):
+        distribution = setuptools.Distribution(arguments)
+        command = distribution.get_command_obj("build_ext")
+        if editable:  # what setuptools' editable_wheel sets
+            distribution.get_command_obj("build").build_temp = "temporary"
+            command.editable_mode = True
+        command.ensure_finalized()
+        folders.append(command.build_temp)
+    assert folders[1] == folders[0]

@@ -1,10 +1,13 @@
 """Which code runs, said and chosen: the extension absent, the backend forced, the set forced."""
 
+import functools
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import beside as processes
 import pytest
 import torch
 
@@ -71,22 +74,33 @@ def test_unknown_backend_is_an_error_that_names_the_choices() -> None:
     assert "FASTCHAR_BACKEND: expected native or reference, got 'cuda'" in done.stderr
 
 
-@pytest.mark.parametrize(
-    "env", [{"FASTCHAR_BACKEND": "reference"}, ABSENT], ids=["reference", "absent"]
-)
-def test_the_suite_passes_without_the_kernels(env: dict[str, str]) -> None:
+REFERENCE = {"FASTCHAR_BACKEND": "reference"}
+SUITES = {"reference": REFERENCE, "absent": {"FASTCHAR_BACKEND": "", **ABSENT}}
+FILES = ("test_drop_in_state.py", "test_accelerate.py", "test_parity_embedding.py")
+PYTEST = [sys.executable, "-m", "pytest"]
+BESIDE = {
+    "collected": functools.partial(
+        processes.run, [*PYTEST, "--collect-only", str(TESTS)], REFERENCE
+    )
+}
+for name, env in SUITES.items():
+    command = [*PYTEST, "-rs", *(str(TESTS / file) for file in FILES)]
+    BESIDE[name] = functools.partial(processes.run, command, env)
+
+
+@pytest.mark.parametrize("name", SUITES)
+def test_the_suite_passes_without_the_kernels(name: str, beside: dict[Any, Any]) -> None:
     """A part of it here, `make test-fallbacks` runs all; it says which backend ran, and why."""
-    files = ("test_drop_in_state.py", "test_accelerate.py", "test_parity_embedding.py")
-    done = python("-m", "pytest", "-rs", *(str(TESTS / name) for name in files), **env)
+    done = beside[name].result()
     assert done.returncode == 0, done.stdout
     assert "'backend': 'reference', 'reason': '" in done.stdout
-    assert env.get("FASTCHAR_BACKEND", "import of fastchar._C halted") in done.stdout
+    assert (SUITES[name]["FASTCHAR_BACKEND"] or "import of fastchar._C halted") in done.stdout
     assert " passed" in done.stdout
 
 
-def test_every_file_is_collected_without_the_kernels() -> None:
+def test_every_file_is_collected_without_the_kernels(beside: dict[Any, Any]) -> None:
     """No test module needs the native library to be imported: one that did would end the run."""
-    done = python("-m", "pytest", "--collect-only", str(TESTS), FASTCHAR_BACKEND="reference")
+    done = beside["collected"].result()
     assert done.returncode == 0, done.stdout
     assert "test_opcheck.py::test_opcheck" in done.stdout
 

@@ -19,10 +19,10 @@ def seconds(code: str) -> float:
 
 
 def test_import_is_at_most_1_3_times_torchs() -> None:
-    """The least of interleaved runs, which others' use of caches and cores disturbs least; with the
-    kernels loaded too."""
+    """The least of interleaved runs, which others' use of caches and cores disturbs least, of three
+    or, if they were disturbed, more; with the kernels loaded too."""
     torch_only, ours = [], []
-    for _ in range(5):
+    while len(ours) < 3 or (len(ours) < 5 and min(ours) >= 1.3 * min(torch_only)):
         torch_only.append(seconds("import torch"))
         ours.append(seconds("import fastchar; fastchar.LSTM, fastchar.functional"))
     assert min(ours) < 1.3 * min(torch_only)

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 import fastchar
 from fastchar.cli import app
+from fastchar.training import config
 
 ROOT = Path(__file__).parents[1]
 
@@ -58,7 +59,11 @@ def test_migration_block() -> None:
 def test_command_line_and_model_blocks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Every `fastchar` command of the page, then the Python that loads what they trained."""
+    """Every `fastchar` command of the page, then the Python that loads what they trained; of little
+    models, soon trained, as no command there says how large."""
+    for defaults in config.DEFAULTS.values():
+        monkeypatch.setitem(defaults, "hidden_size", 16)
+        monkeypatch.setitem(defaults, "epochs", 2)
     monkeypatch.chdir(tmp_path)
     write_pairs(Path("words.tsv"), few_pairs()[:70])
     write_pairs(Path("test.tsv"), few_pairs()[70:90])

@@ -1,9 +1,9 @@
 """The CUDA launchers without a GPU: compiled by g++ against the emulator, for tensors of the CPU.
 
-    python tests/emu/launchers.py LIBRARY
+    python tests/emu/launchers.py FOLDER COMPILER
 
-LIBRARY, which `build` makes, takes the place of the CPU's kernels in this process; then every op is
-compared with the reference by the error rule, in small cases of each way.
+A library, made in FOLDER unless it is there already, takes the place of the CPU's kernels in this
+process; then every op is compared with the reference by the error rule, in small cases of each way.
 """
 
 import ctypes
@@ -182,4 +182,4 @@ def loss(ops: Any, x: Any, weight: Any, bias: Any, target: Any, reduction: str) 
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(str(build(Path(sys.argv[1]), sys.argv[2])))
