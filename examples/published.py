@@ -35,7 +35,7 @@ BEAM = 5
 Entry = dict[str, Any]
 # By data and name: what differs from `fastchar train`'s defaults.
 RECIPES: dict[str, dict[str, dict[str, Any]]] = {
-    "cmudict": {"default": {}},
+    "cmudict": {"default": {}, "longer": {"dropout": 0.1, "epochs": 24}},
     "text": {"default": {"model": "char_lm"}},
 }
 
