@@ -123,21 +123,25 @@ def step_weight_gradients(
     gates [B,4H] are the gradients of a step's pre-activations, x [B,E] and h [B,H], no list where
     their weight needs none; B may differ from step to step.
     """
-    grad_ih, grad_bias = _weight_gradients_of_steps(gates, x, needs[2] or needs[3])
-    grad_hh, _ = _weight_gradients_of_steps(gates, h, False)
+    need_bias = needs[2] or needs[3]
+    # torch's operations want the rows in one piece, and so does a batch of gradients
+    # (is_grads_batched), for which there are no ops of lists.
+    if differentiated() or torch._C._functorch.is_legacy_batchedtensor(gates[0]):
+        rows = torch.cat(gates)
+        grad_ih, grad_bias = _weight_gradients(rows, None if x is None else torch.cat(x), need_bias)
+        grad_hh, _ = _weight_gradients(rows, None if h is None else torch.cat(h), False)
+    else:
+        grad_ih, grad_bias = _weight_gradients_of_steps(gates, x, need_bias)
+        grad_hh, _ = _weight_gradients_of_steps(gates, h, False)
     return grad_ih, grad_hh, *for_both(grad_bias, *needs[2:])
 
 
 def _weight_gradients_of_steps(
     gates: Rows, input: Rows | None, need_bias: bool
 ) -> tuple[Tensor | None, Tensor | None]:
-    """`_weight_gradients` of rows that lie by step. What would have to be torch's operations, and
-    a batch of gradients (is_grads_batched), which takes no lists, have theirs put together."""
-    if input is None and not need_bias:
-        return None, None
-    if input is None or differentiated() or torch._C._functorch.is_legacy_batchedtensor(gates[0]):
-        rows = None if input is None else torch.cat(input)
-        return _weight_gradients(torch.cat(gates), rows, need_bias)
+    """`_weight_gradients` of rows that lie by step."""
+    if input is None:
+        return None, torch.cat(gates).sum(0) if need_bias else None
     of_weight, of_bias = _lstm_step_weight_grad(gates, input, need_bias)
     return of_weight, of_bias if need_bias else None
 

@@ -48,15 +48,14 @@ class _Weights(Function):
         return step_weight_gradients(gates, x if needs[0] else None, h if needs[1] else None, needs)
 
 
-def _asking(weights: tuple[Tensor | None, ...]) -> list[int]:
-    """A number for each weight that asks for a gradient, else -1: both may change between steps.
+def _asking(weights: tuple[Tensor | None, ...]) -> list[tuple[int, bool] | None]:
+    """Of each weight that asks for a gradient, its version and whether it is a leaf: they may
+    change between steps, and whether it asks.
 
     A weight changed in place under autograd has another version, and another graph behind it from
     then on; one detached in place, and asking again, has none, and its old version.
     """
-    return [
-        2 * w._version + w.is_leaf if w is not None and w.requires_grad else -1 for w in weights
-    ]
+    return [(w._version, w.is_leaf) if w is not None and w.requires_grad else None for w in weights]
 
 
 class _Loop:
@@ -114,8 +113,8 @@ class _Step(Function):
         w_ih, w_hh = loop.weights[:2]
         of_x, of_h = ctx.needs_input_grad[2:4]
         ctx.save_for_backward(
-            x if loop.ask[0] >= 0 else None,
-            h if loop.ask[1] >= 0 else None,
+            x if loop.ask[0] is not None else None,
+            h if loop.ask[1] is not None else None,
             c,
             w_ih if of_x else None,
             w_hh if of_h else None,

@@ -18,21 +18,16 @@ import pytest
 import torch
 from torch import Tensor
 from training_data import few_pairs, write_pairs
+from training_runs import PAIRS, QUIET, config_of, stop_after
 
-from fastchar.training import Config, InputError, resume, train
-from fastchar.training.callbacks import Interrupted, KeepRun, signals_caught
+from fastchar.training import InputError, resume, train
+from fastchar.training.callbacks import Interrupted, signals_caught
 from fastchar.training.console import make_console
-from fastchar.training.folder import RunFolder, read_metrics
+from fastchar.training.folder import read_metrics
 from fastchar.training.tasks import Seq2SeqTask
 
 pytestmark = pytest.mark.usefixtures("fast_runs")
-QUIET = make_console(stderr=True)
 TIMES = {"words_per_s", "chars_per_s", "seconds"}
-
-
-def _config(folder: Path, name: str, data: Path, **options: object) -> Config:
-    small = {"embedding_dim": 8, "hidden_size": 12, "warmup": 2, "epochs": 3}
-    return Config(**{**small, "data": str(data), "out": str(folder / name), **options})
 
 
 def _bits(run: Path) -> tuple[list[torch.Tensor], list[dict[str, str]]]:
@@ -61,18 +56,6 @@ def _model_file(run: Path) -> bytes:
     return path.read_bytes()
 
 
-def _stop_after(monkeypatch: pytest.MonkeyPatch, batches: int) -> None:
-    """Ctrl-C, as it were, while the run's batch number `batches` (from 1) is worked on."""
-    end_of_batch = KeepRun.on_train_batch_end
-
-    def on_train_batch_end(self, trainer, task, outputs, batch, batch_idx):  # type: ignore[no-untyped-def]
-        if trainer.global_step == batches:
-            self.request.made = True
-        end_of_batch(self, trainer, task, outputs, batch, batch_idx)
-
-    monkeypatch.setattr(KeepRun, "on_train_batch_end", on_train_batch_end)
-
-
 @pytest.fixture(scope="module")
 def pairs_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_pairs(tmp_path_factory.mktemp("data") / "pairs.tsv", few_pairs()[:80])
@@ -81,14 +64,11 @@ def pairs_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def pairs_run(tmp_path_factory: pytest.TempPathFactory, pairs_file: Path) -> Path:
     """Three epochs of five batches, never stopped, on a schedule that looks at the results."""
-    config = _config(
+    config = config_of(
         tmp_path_factory.mktemp("whole"), "run", pairs_file, **PAIRS, schedule="plateau"
     )
     train(config, QUIET)
     return Path(config.out)
-
-
-PAIRS = {"batch_size": 16, "dropout": 0.3, "patience": 2}
 
 
 @pytest.mark.parametrize("stop", [1, 3, 5, 6, 10, 14])
@@ -101,9 +81,9 @@ def test_pairs_same_bits_after_a_stop_anywhere(
 ) -> None:
     """In mid-epoch, on an epoch's first and last batch: dropout, schedule, order of batches, sums
     of the epoch, early stopping and best model all go on."""
-    config = _config(tmp_path, "run", pairs_file, **PAIRS, schedule="plateau")
+    config = config_of(tmp_path, "run", pairs_file, **PAIRS, schedule="plateau")
     with monkeypatch.context() as patch:
-        _stop_after(patch, stop)
+        stop_after(patch, stop)
         with pytest.raises(Interrupted):
             train(config, QUIET)
     torch.manual_seed(12345)  # whatever happened to the generators in between
@@ -116,137 +96,15 @@ def test_text_same_bits_after_a_stop(tmp_path: Path, monkeypatch: pytest.MonkeyP
     data = tmp_path / "text.txt"
     data.write_text(re.sub(r"\s+", " ", (re.__doc__ or "") * 2))
     options = {"model": "char_lm", "batch_size": 8, "chunk": 16, "dropout": 0.3}
-    whole = _config(tmp_path, "whole", data, **options)
+    whole = config_of(tmp_path, "whole", data, **options)
     train(whole, QUIET)
-    stopped = _config(tmp_path, "stopped", data, **options)
+    stopped = config_of(tmp_path, "stopped", data, **options)
     with monkeypatch.context() as patch:
-        _stop_after(patch, 40)
+        stop_after(patch, 40)
         with pytest.raises(Interrupted):
             train(stopped, QUIET)
     resume(stopped.out, QUIET)
     _assert_same(Path(stopped.out), Path(whole.out))
-
-
-def test_a_folder_has_one_training_at_a_time(
-    tmp_path: Path, pairs_file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Two would both write metrics.csv and last.ckpt, and neither run could be resumed."""
-    config = _config(tmp_path, "run", pairs_file, **PAIRS)
-    refused: list[str] = []
-
-    def in_between(run: KeepRun, trainer: Any, *rest: Any) -> None:
-        with pytest.raises(InputError, match="got one that is running") as error:
-            resume(config.out, QUIET)
-        refused.append(str(error.value))
-
-    monkeypatch.setattr(KeepRun, "on_train_batch_end", in_between)
-    train(config, QUIET)
-    assert refused
-    resume(config.out, QUIET)
-
-
-def test_a_run_that_began_in_the_meantime(
-    tmp_path: Path, pairs_file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Of two that begin in one folder, the one that is later to read its data is refused."""
-    config = _config(tmp_path, "run", pairs_file, **PAIRS)
-    create = RunFolder.create
-
-    def create_late(folder: RunFolder) -> None:
-        create(folder)
-        folder.config.write_text("epochs: 5\n")
-
-    monkeypatch.setattr(RunFolder, "create", create_late)
-    with pytest.raises(InputError, match="expected no run in this folder yet"):
-        train(config, QUIET)
-    assert (tmp_path / "run" / "config.yaml").read_text() == "epochs: 5\n"
-
-
-def test_resume_refuses_other_data(
-    tmp_path: Path, pairs_file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The data is not in the checkpoint, so that it must be what the run began with."""
-    data = tmp_path / "pairs.tsv"
-    data.write_bytes(pairs_file.read_bytes())
-    config = _config(tmp_path, "run", data, **PAIRS)
-    with monkeypatch.context() as patch:
-        _stop_after(patch, 2)
-        with pytest.raises(Interrupted):
-            train(config, QUIET)
-    data.write_text(data.read_text() + "zyx\tZ IH K S\n")
-    with pytest.raises(InputError, match=r"expected the data that .* began with"):
-        resume(config.out, QUIET)
-
-
-def test_resume_refuses_other_held_out_data(tmp_path: Path, pairs_file: Path) -> None:
-    """Rates before and after would not be of the same words."""
-    dev = write_pairs(tmp_path / "dev.tsv", few_pairs()[80:90])
-    config = _config(tmp_path, "run", pairs_file, **PAIRS, dev=str(dev))
-    train(config, QUIET)
-    write_pairs(dev, few_pairs()[80:91])
-    with pytest.raises(InputError, match=r"expected the data that .* began with"):
-        resume(config.out, QUIET)
-
-
-def test_resume_refuses_other_sizes(tmp_path: Path, pairs_file: Path) -> None:
-    """config.yaml is there to be read; who edits it may ask for what the weights do not fit."""
-    config = _config(tmp_path, "run", pairs_file, **PAIRS, epochs=1)
-    train(config, QUIET)
-    last = Path(config.out) / "last.ckpt"
-    state = torch.load(last, weights_only=True)
-    state["callbacks"]["KeepRun"]["ended"] = False
-    torch.save(state, last)
-    settings = Path(config.out) / "config.yaml"
-    before = settings.read_text()
-    message = r"config\.yaml: expected the settings that the run began with, got others: model\."
-    for old, new in (("hidden_size: 12", "hidden_size: 13"), ("general", "additive")):
-        settings.write_text(before.replace(old, new))
-        with pytest.raises(InputError, match=message):
-            resume(config.out, QUIET)
-
-
-PAIR_CHANGES = ("batch_size: 16", "batch_size: 64"), ("seed: 1", "seed: 2"), ("2000", "3")
-TEXT = {"model": "char_lm", "batch_size": 8, "chunk": 16, "embedding_dim": 12}
-TEXT_CHANGES = (
-    ("batch_size: 8", "batch_size: 4"),
-    ("chunk: 16", "chunk: 512"),
-    ("tie_embeddings: false", "tie_embeddings: true"),
-)
-
-
-@pytest.mark.parametrize(
-    ("options", "old", "new"),
-    [(PAIRS, *c) for c in PAIR_CHANGES] + [(TEXT, *c) for c in TEXT_CHANGES],
-    ids=lambda v: v if isinstance(v, str) else str(v.get("model")),
-)
-def test_resume_refuses_other_batches(
-    tmp_path: Path,
-    pairs_file: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    options: dict[str, Any],
-    old: str,
-    new: str,
-) -> None:
-    """A position is a number of batches: of larger ones an epoch may have fewer than that, and the
-    run would end without a step. Rates are compared from one epoch to the next, so that they must
-    be of the same words."""
-    data = pairs_file
-    if "model" in options:
-        data = tmp_path / "text.txt"
-        data.write_text((re.__doc__ or "") * 2)
-    config = _config(tmp_path, "run", data, **options)
-    with monkeypatch.context() as patch:
-        _stop_after(patch, 4)
-        with pytest.raises(Interrupted):
-            train(config, QUIET)
-    settings = Path(config.out) / "config.yaml"
-    before = settings.read_text()
-    assert before.count(old) == 1
-    settings.write_text(before.replace(old, new))
-    with pytest.raises(InputError, match=r"config\.yaml: expected the settings that the run began"):
-        resume(config.out, QUIET)
-    settings.write_text(before)
-    resume(config.out, QUIET)
 
 
 class Killed(BaseException):
@@ -263,7 +121,7 @@ def test_same_bits_after_a_kill_while_saving(
 ) -> None:
     """Killed before any of the renames that end an epoch, of metrics, model and checkpoints: the
     run goes on from the last whole checkpoint, or from the beginning."""
-    config = _config(tmp_path, "run", pairs_file, **PAIRS, schedule="plateau")
+    config = config_of(tmp_path, "run", pairs_file, **PAIRS, schedule="plateau")
     renames = iter(range(999))
     rename = os.replace
 
@@ -285,9 +143,9 @@ def test_what_a_kill_left_of_a_model_goes_with_the_next_one(
     tmp_path: Path, pairs_file: Path, pairs_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A `kill -9` leaves files under names that no other process writes to."""
-    config = _config(tmp_path, "run", pairs_file, **PAIRS, schedule="plateau")
+    config = config_of(tmp_path, "run", pairs_file, **PAIRS, schedule="plateau")
     with monkeypatch.context() as patch:
-        _stop_after(patch, 6)
+        stop_after(patch, 6)
         with pytest.raises(Interrupted):
             train(config, QUIET)
     model = Path(config.out) / "model"
@@ -342,9 +200,9 @@ def test_checkpoints_are_written_in_place(
 ) -> None:
     """Whether or not there is room for temporary files, and whatever the folder's name is."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
-    config = _config(tmp_path, "a::b c", pairs_file, **PAIRS, schedule="plateau")
+    config = config_of(tmp_path, "a::b c", pairs_file, **PAIRS, schedule="plateau")
     with monkeypatch.context() as patch:
-        _stop_after(patch, 7)
+        stop_after(patch, 7)
         with pytest.raises(Interrupted):
             train(config, QUIET)
     hint = (Path(config.out) / "log").read_text().splitlines()[-1]
@@ -362,7 +220,7 @@ def test_a_second_ctrl_c_acts_at_once(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     """In the middle of a batch, which is lost; the run goes on from the last save, and says so."""
-    config = _config(tmp_path, "run", pairs_file, **PAIRS, schedule="plateau")
+    config = config_of(tmp_path, "run", pairs_file, **PAIRS, schedule="plateau")
     step = Seq2SeqTask.training_step
 
     def impatient(task: Seq2SeqTask, batch: Any, batch_idx: int) -> Tensor:
@@ -398,7 +256,7 @@ def test_an_ignored_signal_stays_ignored() -> None:
 def test_ctrl_c_in_a_process(tmp_path: Path, pairs_file: Path) -> None:
     """SIGINT to `fastchar train`: exit code 130, a hint how to go on, and going on is right."""
     whole, stopped = (
-        _config(tmp_path, name, pairs_file, batch_size=16, epochs=60)
+        config_of(tmp_path, name, pairs_file, batch_size=16, epochs=60)
         for name in ("whole", "stopped")
     )
     command = [sys.executable, "-m", "fastchar", "train"]

@@ -113,6 +113,7 @@ struct LstmStepParams {
 constexpr int64_t step_panel(int64_t K) { return 64 * K; }
 // Rows of the weights that backward packs at a time.
 constexpr int64_t kStepDepth = 1024;
+
 // Its gradients but the weights', which are products over all steps of a loop.
 template <class T>
 struct LstmStepBackwardParams {
