@@ -13,8 +13,10 @@ from fastchar.cli.options import (
     BatchSize,
     Beam,
     Device,
+    Ensemble,
     LengthPenalty,
     Model,
+    ensemble_of,
     open_model,
     paragraphs,
     typed,
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     from collections import Counter
     from typing import TextIO
 
-    from fastchar.models import CharLM, Seq2Seq
+    from fastchar.models import CharLM, Predictor
     from fastchar.training.evaluation import Evaluation
     from fastchar.training.metrics import Confusion
 
@@ -54,6 +56,7 @@ def evaluate(
         typer.Option(metavar="FILE", help="Write every mistake here: a TSV (.gz is zipped)."),
     ] = None,
     confusions: Annotated[int, typer.Option(min=0, help="How many confusions to show.")] = 15,
+    ensemble: Ensemble = None,
     beam: Beam = 1,
     length_penalty: LengthPenalty = 0.0,
     batch_size: BatchSize = 256,
@@ -63,14 +66,15 @@ def evaluate(
 
     loaded = open_model(model, device)
     if isinstance(loaded, CharLM):
-        for name in ("errors", "confusions", "beam", "length_penalty", "batch_size"):
+        for name in ("errors", "confusions", "ensemble", "beam", "length_penalty", "batch_size"):
             if typed(ctx, name):
                 option = f"--{name.replace('_', '-')}"
                 raise InputError(f"{option}: expected a seq2seq model, got a char_lm model")
         _evaluate_text(loaded, data)
         return
+    predictor = ensemble_of(loaded, model, ensemble, device) if ensemble else loaded
     with write_beside(errors) if errors is not None else nullcontext() as stream:
-        found = _evaluate_pairs(loaded, data, beam, length_penalty, batch_size)
+        found = _evaluate_pairs(predictor, data, beam, length_penalty, batch_size)
         if stream is not None:
             _write_mistakes(found, stream)
     rates = found.rates
@@ -86,7 +90,7 @@ def evaluate(
 
 
 def _evaluate_pairs(
-    model: Seq2Seq, data: str, beam: int, length_penalty: float, batch_size: int
+    model: Predictor, data: str, beam: int, length_penalty: float, batch_size: int
 ) -> Evaluation:
     from fastchar.training import evaluation
     from fastchar.training.console import make_console, track

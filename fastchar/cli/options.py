@@ -10,11 +10,18 @@ import typer
 from fastchar.files import InputError
 
 if TYPE_CHECKING:
-    from fastchar.models import CharLM, Seq2Seq
+    from fastchar.models import CharLM, Predictor, Seq2Seq
 
 Model = Annotated[
     str,
     typer.Argument(metavar="MODEL", help="A run folder, or a model folder.", show_default=False),
+]
+Ensemble = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="MODEL",
+        help="Another model of the same symbols: the probabilities are averaged. May be repeated.",
+    ),
 ]
 Beam = Annotated[int, typer.Option(min=1, help="Width of the beam; 1 is greedy search.")]
 LengthPenalty = Annotated[
@@ -57,6 +64,26 @@ def open_seq2seq(path: str, device: str) -> Seq2Seq:
     if not isinstance(model, Seq2Seq):
         raise InputError(f"{path}: expected a seq2seq model, got a {model.model_name} model")
     return model
+
+
+def open_ensemble(path: str, others: list[str] | None, device: str) -> Predictor:
+    """The model in ``path``, or with ``others`` an ensemble of all of them."""
+    first = open_seq2seq(path, device)
+    return ensemble_of(first, path, others, device) if others else first
+
+
+def ensemble_of(first: Seq2Seq, path: str, others: list[str], device: str) -> Predictor:
+    """The model ``first``, which is that in ``path``, with ``others``. Raises
+    :class:`InputError`."""
+    from fastchar.models import Ensemble
+
+    models = [first]
+    for other in others:
+        model = open_seq2seq(other, device)
+        if (model.source, model.target) != (first.source, first.target):
+            raise InputError(f"--ensemble: expected a model of {path}'s symbols, got {other}")
+        models.append(model)
+    return Ensemble(models)
 
 
 def open_char_lm(path: str, device: str) -> CharLM:

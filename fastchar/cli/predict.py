@@ -13,14 +13,22 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fastchar.cli.options import BatchSize, Device, LengthPenalty, Model, open_seq2seq, paragraphs
+from fastchar.cli.options import (
+    BatchSize,
+    Device,
+    Ensemble,
+    LengthPenalty,
+    Model,
+    open_ensemble,
+    paragraphs,
+)
 from fastchar.cli.unseen import Unseen
 from fastchar.files import InputError, name_of, one_cell, read_lines, shorten, write_beside
 
 if TYPE_CHECKING:
     from typing import TextIO
 
-    from fastchar.models import Hypothesis, Seq2Seq
+    from fastchar.models import Hypothesis, Predictor
 
 HELP = """Print the targets of sources, one source a line.
 
@@ -54,6 +62,7 @@ def predict(
     probabilities: Annotated[
         bool, typer.Option("--probabilities", help="A third column: the target's probability.")
     ] = False,
+    ensemble: Ensemble = None,
     length_penalty: LengthPenalty = 0.0,
     batch_size: BatchSize = 256,
     device: Device = "auto",
@@ -61,7 +70,7 @@ def predict(
     beam = max(5, n_best) if beam is None else beam
     if n_best > beam:
         raise InputError(f"--n-best: expected at most the beam ({beam}), got {n_best}")
-    loaded = open_seq2seq(model, device)
+    loaded = open_ensemble(model, ensemble, device)
     unseen = Unseen(loaded.source)
 
     def answer(stream: TextIO) -> None:
@@ -154,7 +163,7 @@ def _with_bar(batches: Iterator[list[str]], source: str, output: str | None) -> 
 
 
 def _predict(
-    model: Seq2Seq, lines: list[str], beam: int, n_best: int, length_penalty: float
+    model: Predictor, lines: list[str], beam: int, n_best: int, length_penalty: float
 ) -> Iterator[tuple[str, list[Hypothesis]]]:
     words = [line for line in lines if line.strip()]
     found = iter(

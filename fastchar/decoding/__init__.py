@@ -2,6 +2,15 @@
 
 from fastchar.decoding.inference import inference
 from fastchar.decoding.sampling import check_sampling, sample
-from fastchar.decoding.search import Found, beam_search, greedy_search
+from fastchar.decoding.search import Found, Memory, State, beam_search, greedy_search
 
-__all__ = ["Found", "beam_search", "check_sampling", "greedy_search", "inference", "sample"]
+__all__ = [
+    "Found",
+    "Memory",
+    "State",
+    "beam_search",
+    "check_sampling",
+    "greedy_search",
+    "inference",
+    "sample",
+]

@@ -29,11 +29,14 @@ KEEP = 0.75
 State = tuple[Tensor, ...]  # each [*, columns, *]: columns are dimension 1
 
 
-class _Memory(Protocol):
-    def select(self: _M, sentences: Tensor) -> _M: ...
+class Memory(Protocol):
+    """What a step reads of B sentences."""
+
+    def select(self: _M, sentences: Tensor) -> _M:
+        """That of some of them, by index [B']."""
 
 
-_M = TypeVar("_M", bound=_Memory)
+_M = TypeVar("_M", bound=Memory)
 
 # (last symbols [K*B], state, memory of B sentences) -> (log-probabilities [K*B, V], state)
 Step = Callable[[Tensor, State, _M], tuple[Tensor, State]]

@@ -67,6 +67,8 @@ class Decoder(nn.Module):
     batched products.
     """
 
+    states = 2  # tensors of its state: h, c
+
     def __init__(
         self,
         symbols: int,
@@ -108,6 +110,8 @@ class InputFeedingDecoder(nn.Module):
     The steps of teacher forcing then wait for each other: a Python loop over cells, which takes
     longer than `Decoder`, the more so at small sizes. Same interface.
     """
+
+    states = 3  # and after the first step the vector that is fed
 
     def __init__(
         self,

@@ -11,7 +11,7 @@ import torch
 
 from fastchar.decoding import inference
 from fastchar.files import Pair
-from fastchar.models import CharLM, Hypothesis, Seq2Seq
+from fastchar.models import CharLM, Hypothesis, Predictor
 from fastchar.training.batches import TextLoader
 from fastchar.training.metrics import Confusion, ErrorRates, closest, confusions
 from fastchar.training.splits import references_of
@@ -41,7 +41,7 @@ class Evaluation:
 
 
 def evaluate(
-    model: Seq2Seq,
+    model: Predictor,
     pairs: Iterable[Pair],
     *,
     beam: int = 1,

@@ -1,0 +1,95 @@
+"""Several models that predict as one.
+
+Shapes as in `fastchar.models.seq2seq`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+
+from fastchar.decoding import State
+from fastchar.models.attention import Memory
+from fastchar.models.predictor import Predictor
+from fastchar.models.seq2seq import Seq2Seq
+
+
+class Memories(NamedTuple):
+    """What each model's decoder reads of the sources."""
+
+    each: tuple[Memory, ...]
+
+    def select(self, sentences: Tensor) -> Memories:
+        return Memories(tuple(memory.select(sentences) for memory in self.each))
+
+
+class Ensemble(Predictor[Memories]):
+    """Models of the same symbols, which may differ in all else: the probability of a next symbol is
+    the mean of theirs, and so is the attention.
+
+    It predicts as `Seq2Seq` does: `predict`, `greedy`, `score`. It has no loss of its own, since
+    its models are trained one by one.
+
+    Raises `TypeError` for a model that is no `Seq2Seq`, and `ValueError` for none at all and for
+    one whose symbols are not those of the first.
+    """
+
+    def __init__(self, models: Iterable[Seq2Seq]) -> None:
+        super().__init__()
+        models = list(models)
+        if not models:
+            raise ValueError("models: expected one or more, got none")
+        for i, model in enumerate(models):
+            if not isinstance(model, Seq2Seq):
+                raise TypeError(f"models: expected Seq2Seq, got {type(model).__name__}")
+            for side in ("source", "target"):
+                if getattr(model, side) != getattr(models[0], side):
+                    raise ValueError(
+                        f"models: expected the {side} symbols of the first in each, got others in "
+                        f"number {i + 1}"
+                    )
+        self.models = nn.ModuleList(models)
+        self.source, self.target = models[0].source, models[0].target
+
+    def _each(self) -> list[Seq2Seq]:
+        return [cast(Seq2Seq, model) for model in self.models]
+
+    def _encode(self, ids: Tensor, lengths: Tensor) -> tuple[Memories, State]:
+        memories, states = zip(*(m._encode(ids, lengths) for m in self._each()), strict=True)
+        return Memories(memories), sum(states, ())
+
+    def _step(self, last: Tensor, state: State, memory: Memories) -> tuple[Tensor, State]:
+        log_probs, states = [], []
+        for model, own, part in zip(self._each(), self._split(state), memory.each, strict=True):
+            scores, after = model._step(last, own, part)
+            log_probs.append(scores)
+            states.append(after)
+        return _mean(log_probs), sum(states, ())
+
+    def _split(self, state: State) -> list[State]:
+        """Each model's own part of the state."""
+        models = self._each()
+        # They start from h and c; a decoder that is fed its last vector has that besides.
+        start = len(state) == 2 * len(models)
+        sizes = [2 if start else model.decoder.states for model in models]
+        parts = iter(state)
+        return [tuple(next(parts) for _ in range(size)) for size in sizes]
+
+    def _log_probs(
+        self, source_ids: Tensor, source_lengths: Tensor, target_ids: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        log_probs, weights = zip(
+            *(m._log_probs(source_ids, source_lengths, target_ids) for m in self._each()),
+            strict=True,
+        )
+        return _mean(log_probs), torch.stack(weights).mean(0)
+
+
+def _mean(log_probs: Iterable[Tensor]) -> Tensor:
+    """The logarithm of the mean of probabilities, as exact as theirs, however small they are."""
+    each = torch.stack(tuple(log_probs))
+    return each.logsumexp(0) - math.log(len(each))
