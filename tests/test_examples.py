@@ -8,6 +8,7 @@ from types import ModuleType
 import pytest
 
 from fastchar import Seq2Seq
+from fastchar.files import InputError
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -83,22 +84,32 @@ def test_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fast_runs: N
         (tmp_path / f"{name}.tsv").write_text(lines)
     (tmp_path / "text.txt").write_text("the cat sat on the mat. " * 400)
     small = {"embedding_dim": 8, "hidden_size": 16, "epochs": 1}
-    monkeypatch.setitem(published.RECIPES, "cmudict", {"default": small, "large": small})
+    recipes = {"default": small, "other": {**small, "seed": 2}}
+    monkeypatch.setitem(published.RECIPES, "cmudict", recipes)
+    monkeypatch.setitem(published.ENSEMBLES, "cmudict", {"both": ["default", "other"]})
     monkeypatch.setitem(published.RECIPES, "text", {"default": {**small, "model": "char_lm"}})
     page, results = tmp_path / "results.md", tmp_path / "published.json"
     page.write_text(published.PAGE.read_text("utf-8"), "utf-8")
     monkeypatch.setattr(published, "PAGE", page)
     monkeypatch.setattr(published, "RESULTS", results)
     monkeypatch.chdir(tmp_path)
-    for recipes in (["large", "default"], ["default"]):
-        published.main("cmudict", tmp_path, recipes)
+    published.main("cmudict", tmp_path, ["both", "default"])
     published.main("text", tmp_path / "text.txt", ["default"])
     entries = json.loads(results.read_text())
     assert [(entry["data"], entry["recipe"]) for entry in entries] == [
-        ("cmudict", "default"), ("cmudict", "large"), ("text", "default")
+        ("cmudict", "default"), ("cmudict", "both"), ("text", "default")
     ]  # fmt: skip
-    assert entries[0]["rates"]["5"]["words"] == 20
-    text = page.read_text("utf-8")
-    assert f"{entries[2]['nats']:.3f} | {entries[2]['bits']:.3f} |" in text
-    assert "20 held-out words" in text
-    assert text.count("hidden_size 16") == 3
+    alone, both, text = entries
+    assert alone["rates"]["5"]["words"] == both["rates"]["5"]["words"] == 20
+    assert both["parameters"] == 2 * alone["parameters"]
+    shown = page.read_text("utf-8")
+    assert f"{text['nats']:.3f} | {text['bits']:.3f} |" in shown
+    assert "20 held-out words" in shown
+    assert "| default, other together |" in shown
+    assert shown.count("hidden_size 16") == 2
+
+    # Nobody's figures stand under another recipe's name.
+    monkeypatch.setitem(recipes, "default", {**small, "hidden_size": 8})
+    with pytest.raises(InputError, match="cmudict-default: expected a run by this recipe"):
+        published.main("cmudict", tmp_path, ["default"])
+    assert json.loads(results.read_text()) == entries
