@@ -16,7 +16,7 @@ from training_data import few_pairs, write_pairs
 
 from fastchar import CharLM, Seq2Seq, Vocabulary
 from fastchar.files import Pair
-from fastchar.models import seq2seq
+from fastchar.models import predictor
 from fastchar.models.attention import Score
 from fastchar.text import pad
 from fastchar.text.vocabulary import Mode, Normalization
@@ -285,7 +285,7 @@ def test_bytes_that_are_no_text_are_one_symbol_each(
         return [wrong] * B, torch.zeros(B)
 
     monkeypatch.setattr(Seq2Seq, "greedy", greedy)
-    monkeypatch.setattr(seq2seq, "greedy_search", lambda *given: greedy(None, given[3][None]))
+    monkeypatch.setattr(predictor, "greedy_search", lambda *given: greedy(None, given[3][None]))
     dev = [("ab", "x"), ("cd", "y")]
     model, row = _one_epoch(tmp_path, pairs_file, dev, target_mode="bytes")
     found = evaluate(model, dev)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fastchar.analysis.symbols import flush_left, flush_right, visible
+from fastchar.analysis.unseen import Unseen
 from fastchar.cli.options import (
     BatchSize,
     Beam,
@@ -20,8 +21,8 @@ from fastchar.cli.options import (
     open_model,
     paragraphs,
     typed,
+    warn,
 )
-from fastchar.cli.unseen import Unseen
 from fastchar.files import InputError, one_cell, read_pairs, read_text, write_beside
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ def _evaluate_pairs(
     unseen = Unseen(model.source)
     for source in references_of(pairs):
         unseen.add(source)
-    unseen.warn()
+    warn(unseen)
     return evaluation.evaluate(
         model,
         pairs,
@@ -124,7 +125,7 @@ def _evaluate_text(model: CharLM, data: str) -> None:
     symbols = unseen.total
     if symbols < 2:
         raise InputError(f"{data}: expected two symbols or more, got {symbols}")
-    unseen.warn()
+    warn(unseen)
     console = make_console(stderr=True)
     loss = text_loss(
         model, text, progress=lambda items, total: track(items, console, "reading", total)

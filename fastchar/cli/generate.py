@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from fastchar.cli.options import Device, Model, open_char_lm, paragraphs
-from fastchar.cli.unseen import Unseen
+from fastchar.analysis.unseen import Unseen
+from fastchar.cli.options import Device, Model, open_char_lm, paragraphs, warn
 from fastchar.files import InputError
 
 HELP = "Print text drawn from a language model, character by character."
@@ -50,7 +50,7 @@ def generate(
         raise InputError(str(error)) from None
     unseen = Unseen(loaded.vocabulary)
     unseen.add(prompt)
-    unseen.warn()
+    warn(unseen)
     print(prompt, end="", flush=True)
     for piece in pieces:
         print(piece, end="", flush=True)

@@ -10,6 +10,7 @@ import typer
 from fastchar.files import InputError
 
 if TYPE_CHECKING:
+    from fastchar.analysis.unseen import Unseen
     from fastchar.models import CharLM, Predictor, Seq2Seq
 
 Model = Annotated[
@@ -43,6 +44,12 @@ def typed(ctx: typer.Context, name: str) -> bool:
     """Whether an option was given, and is not there by default."""
     source = ctx.get_parameter_source(name)
     return source is not None and source.name == "COMMANDLINE"
+
+
+def warn(unseen: Unseen) -> None:
+    """One line on standard error, if a model read symbols that it does not know."""
+    if line := unseen.line():
+        typer.echo(f"fastchar: {line}", err=True)
 
 
 def open_model(path: str, device: str) -> Seq2Seq | CharLM:

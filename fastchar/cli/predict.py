@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fastchar.analysis.unseen import Unseen
 from fastchar.cli.options import (
     BatchSize,
     Device,
@@ -21,8 +22,8 @@ from fastchar.cli.options import (
     Model,
     open_ensemble,
     paragraphs,
+    warn,
 )
-from fastchar.cli.unseen import Unseen
 from fastchar.files import InputError, name_of, one_cell, read_lines, shorten, write_beside
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def predict(
     else:
         with write_beside(output) as stream:
             answer(stream)
-    unseen.warn()
+    warn(unseen)
 
 
 def _batches(source: str, batch_size: int) -> Iterator[list[str]]:

@@ -93,6 +93,11 @@ class Config:
     model: Literal["seq2seq", "char_lm"] = _option(
         "seq2seq", "seq2seq for pairs, char_lm for plain text.", "Model"
     )
+    init_from: str | None = _option(
+        None,
+        "Begin from the model in this folder, a run or a model, with its symbols and its sizes.",
+        "Model",
+    )
     embedding_dim: int = _option(128, "Size of the character embeddings.", "Model", min=1)
     hidden_size: int = _option(
         None, "Units of an LSTM layer (of each direction in the encoder).", "Model", min=1
@@ -148,6 +153,7 @@ class Config:
             value = getattr(self, f.name)
             if value is not f.default or f.default is dataclasses.MISSING:
                 object.__setattr__(self, f.name, _checked(f, hints[f.name], value))
+        self._take_over_from_the_initial_model()
         for name, value in DEFAULTS[self.model].items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
@@ -161,6 +167,20 @@ class Config:
             only = f.metadata.get("only")
             if only not in (None, self.model) and getattr(self, f.name) != f.default:
                 raise InputError(f"{f.name}: expected with model {only}, got model {self.model}")
+
+    def _take_over_from_the_initial_model(self) -> None:
+        """Its kind, symbols and sizes, which may not be set to others."""
+        if self.init_from is None:
+            return
+        from fastchar.training.initial import settings_of_model
+
+        defaults = {f.name: f.default for f in dataclasses.fields(self)}
+        for name, value in settings_of_model(self.init_from).items():
+            if (got := getattr(self, name)) not in (defaults[name], value):
+                raise InputError(
+                    f"{name}: expected {value}, which the model in {self.init_from} has, got {got}"
+                )
+            object.__setattr__(self, name, value)
 
     def model_options(self) -> dict[str, Any]:
         """The keyword arguments of the model's constructor."""

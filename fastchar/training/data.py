@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import unicodedata
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule
 
+from fastchar.analysis.unseen import Unseen
 from fastchar.files import (
     InputError,
     Pair,
@@ -19,9 +20,11 @@ from fastchar.files import (
     read_text,
     write_beside,
 )
+from fastchar.models import CharLM, Seq2Seq
 from fastchar.text import Vocabulary
 from fastchar.training.batches import Loader, PairLoader, Ragged, TextLoader
 from fastchar.training.config import Config
+from fastchar.training.initial import initial_model
 from fastchar.training.splits import references_of, split_by_source
 
 Content = list[Pair] | str  # pairs, or a text
@@ -37,6 +40,8 @@ class _Data(LightningDataModule):
     settings: dict[str, int]  # that make the batches what they are, by which a run is counted
     train: Any  # a Loader
     dev: Any
+    # What to say of symbols to train on that the model to begin from lacks, if there are any.
+    unseen: str | None = None
 
     def train_dataloader(self) -> Loader:
         return self.train
@@ -117,7 +122,11 @@ class TextData(_Data):
 
 
 def vocabularies(pairs: Sequence[Pair], config: Config) -> tuple[Vocabulary, Vocabulary]:
-    """The vocabularies of sources and targets, by the modes that ``config`` names."""
+    """The vocabularies of sources and targets: those of the model to begin from, or by the modes
+    that ``config`` names."""
+    if (model := initial_model(config)) is not None:
+        assert isinstance(model, Seq2Seq)
+        return model.source, model.target
     mode = config.target_mode
     if mode == "auto":
         symbols = {symbol for _, target in pairs for symbol in target.split(" ")}
@@ -157,14 +166,31 @@ def make_data(
         train, dev = _hold_out(config, content)
     else:
         train, dev = content, _normalized(held_out, config)
-    return PairData(
+    source, target = vocabularies(train, config)
+    data = PairData(
         train,
         dev,
-        *vocabularies(train, config),
+        source,
+        target,
         batch_size=config.batch_size,
         seed=config.seed,
         dev_words=config.dev_words,
     )
+    if config.init_from is not None:
+        data.unseen = _unseen(source, (s for s, _ in train))
+        if line := _unseen(target, (t for _, t in train)):
+            raise InputError(
+                f"{name_of(config.data)}: expected targets of the symbols that the model in "
+                f"{config.init_from} writes, got others: {line}"
+            )
+    return data
+
+
+def _unseen(vocabulary: Vocabulary, texts: Iterable[str]) -> str | None:
+    unseen = Unseen(vocabulary)
+    for text in texts:
+        unseen.add(text)
+    return unseen.line()
 
 
 def _normalized(pairs: list[Pair], config: Config) -> list[Pair]:
@@ -172,6 +198,9 @@ def _normalized(pairs: list[Pair], config: Config) -> list[Pair]:
     with blanks more or less between separated symbols, are one source, on one side of the split;
     and targets in the normal form."""
     reader = Vocabulary.build([], mode=config.source_mode, normalize=config.normalize)
+    if (model := initial_model(config)) is not None:
+        assert isinstance(model, Seq2Seq)
+        reader = model.source
     form = config.normalize
     return [
         (
@@ -201,7 +230,11 @@ def _text_data(config: Config, train: str, dev: str | None) -> TextData:
     if dev is None:
         cut = len(train) - len(train) // 10
         train, dev = train[:cut], train[cut:]
-    vocabulary = Vocabulary.build([train], mode=config.source_mode, normalize=config.normalize)
+    if (model := initial_model(config)) is not None:
+        assert isinstance(model, CharLM)
+        vocabulary = model.vocabulary
+    else:
+        vocabulary = Vocabulary.build([train], mode=config.source_mode, normalize=config.normalize)
     # Every stream needs two symbols: one to read and one to predict.
     for part, path, what, least in (
         (train, config.data, "training", 2 * config.batch_size),
@@ -209,7 +242,10 @@ def _text_data(config: Config, train: str, dev: str | None) -> TextData:
     ):
         if (got := len(vocabulary.split(part))) < least:
             raise InputError(f"{name_of(path)}: expected {least} {what} symbols or more, got {got}")
-    return TextData(train, dev, vocabulary, batch_size=config.batch_size, chunk=config.chunk)
+    data = TextData(train, dev, vocabulary, batch_size=config.batch_size, chunk=config.chunk)
+    if config.init_from is not None:
+        data.unseen = _unseen(vocabulary, [train])
+    return data
 
 
 def write_data(content: Content, path: Path) -> None:

@@ -156,6 +156,12 @@ def read_metrics(path: str | Path) -> list[dict[str, float]]:
             ) from None
 
 
+def model_folder(path: str | Path) -> Path:
+    """Where the model is in ``path``, a model folder or a run folder."""
+    run = RunFolder(path)
+    return run.model if run.config.exists() else run.path
+
+
 def load_model(path: str | Path) -> Seq2Seq | CharLM:
     """The model in ``path``, a model folder or a run folder, in float32 whatever it was saved in.
 
@@ -163,8 +169,7 @@ def load_model(path: str | Path) -> Seq2Seq | CharLM:
     """
     from fastchar.models import load
 
-    run = RunFolder(path)
     try:
-        return load(run.model if run.config.exists() else run.path).float()
+        return load(model_folder(path)).float()
     except (FileNotFoundError, ValueError) as error:
         raise InputError(str(error)) from None

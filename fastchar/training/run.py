@@ -32,6 +32,7 @@ from fastchar.training.data import (
 )
 from fastchar.training.device import choose_device
 from fastchar.training.folder import RunFolder, load_model
+from fastchar.training.initial import initial_model
 from fastchar.training.memory import is_lack_of_memory, keep_freed_memory
 from fastchar.training.report import write_report
 from fastchar.training.schedules import Schedule
@@ -197,7 +198,11 @@ def _fit(
     keep_freed_memory()
     parameters = sum(p.numel() for p in task.model.parameters())
     say(f"{'resuming' if resumed else 'training'} {folder.path}  ({parameters:,} parameters)")
+    if config.init_from is not None:
+        say(f"beginning from the model in {config.init_from}")
     say(_describe(data))
+    if data.unseen is not None:
+        say(data.unseen)
     started = time.perf_counter()
     with signals_caught() as request:
         callbacks = [Bar(console), KeepRun(folder, request, say, config.patience)]
@@ -259,7 +264,11 @@ def make_task(config: Config, data: PairData | TextData) -> Task:
             raise
         sizes = ", ".join(f"{k} {v}" for k, v in options.items() if type(v) is int)
         raise InputError(f"model: expected one that fits the memory, got {sizes}") from None
-    _shorten_embeddings(model)
+    initial = initial_model(config)
+    if initial is None:
+        _shorten_embeddings(model)
+    else:
+        model.load_state_dict(initial.state_dict())
     if isinstance(model, Seq2Seq):
         assert isinstance(data, PairData)
         return Seq2SeqTask(model, schedule, data.dev_references)

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-import typer
-
 from fastchar.analysis.symbols import visible
 
 if TYPE_CHECKING:
@@ -28,15 +26,14 @@ class Unseen:
         self.total += len(symbols)
         self.unseen.update(s for s in symbols if s not in self.vocabulary)
 
-    def warn(self) -> None:
-        """One line on standard error, if there was one."""
+    def line(self) -> str | None:
+        """What to say of those that it lacks, or None if there are none."""
         if not self.unseen:
-            return
+            return None
         most = self.unseen.most_common(SHOWN)
         which = ", ".join(f"{visible(symbol)} {times:,}" for symbol, times in most)
         rest = ", ..." if len(self.unseen) > SHOWN else ""
-        typer.echo(
-            f"fastchar: {self.unseen.total():,} of {self.total:,} symbols read as <unk>, never "
-            f"seen in training: {which}{rest}",
-            err=True,
+        return (
+            f"{self.unseen.total():,} of {self.total:,} symbols read as <unk>, never seen in "
+            f"training: {which}{rest}"
         )
