@@ -124,7 +124,7 @@ class TextData(_Data):
 def vocabularies(pairs: Sequence[Pair], config: Config) -> tuple[Vocabulary, Vocabulary]:
     """The vocabularies of sources and targets: those of the model to begin from, or by the modes
     that ``config`` names."""
-    if (model := initial_model(config)) is not None:
+    if (model := initial_model(config.init_from)) is not None:
         assert isinstance(model, Seq2Seq)
         return model.source, model.target
     mode = config.target_mode
@@ -198,7 +198,7 @@ def _normalized(pairs: list[Pair], config: Config) -> list[Pair]:
     with blanks more or less between separated symbols, are one source, on one side of the split;
     and targets in the normal form."""
     reader = Vocabulary.build([], mode=config.source_mode, normalize=config.normalize)
-    if (model := initial_model(config)) is not None:
+    if (model := initial_model(config.init_from)) is not None:
         assert isinstance(model, Seq2Seq)
         reader = model.source
     form = config.normalize
@@ -230,7 +230,7 @@ def _text_data(config: Config, train: str, dev: str | None) -> TextData:
     if dev is None:
         cut = len(train) - len(train) // 10
         train, dev = train[:cut], train[cut:]
-    if (model := initial_model(config)) is not None:
+    if (model := initial_model(config.init_from)) is not None:
         assert isinstance(model, CharLM)
         vocabulary = model.vocabulary
     else:

@@ -9,7 +9,6 @@ from fastchar.training.folder import load_model, model_folder
 
 if TYPE_CHECKING:
     from fastchar.models import CharLM, Seq2Seq
-    from fastchar.training.config import Config
 
 # What a model saves of its constructor's arguments, and a run decides anew.
 OF_THE_RUN = ("dropout", "label_smoothing")
@@ -34,7 +33,6 @@ def settings_of_model(path: str) -> dict[str, Any]:
     return {"model": found["model"], **symbols, **sizes}
 
 
-def initial_model(config: Config) -> Seq2Seq | CharLM | None:
-    """The model in ``config.init_from``, or None where there is none. Raises
-    :class:`InputError`."""
-    return None if config.init_from is None else load_model(config.init_from)
+def initial_model(path: str | None) -> Seq2Seq | CharLM | None:
+    """The model in ``path``, if there is one. Raises :class:`InputError`."""
+    return None if path is None else load_model(path)

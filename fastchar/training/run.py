@@ -264,7 +264,7 @@ def make_task(config: Config, data: PairData | TextData) -> Task:
             raise
         sizes = ", ".join(f"{k} {v}" for k, v in options.items() if type(v) is int)
         raise InputError(f"model: expected one that fits the memory, got {sizes}") from None
-    initial = initial_model(config)
+    initial = initial_model(config.init_from)
     if initial is None:
         _shorten_embeddings(model)
     else:
