@@ -105,6 +105,31 @@ def test_no_ops_bits_depend_on_threads(shape: tuple[int, ...]) -> None:
 
 
 @pytest.mark.native
+@pytest.mark.parametrize("V", [1, 2, 30])
+@pytest.mark.parametrize("padding_idx", [-1, 0])
+@pytest.mark.parametrize("by_freq", [False, True])
+@pytest.mark.usefixtures("threads", "isa")
+def test_one_symbol_may_be_most_of_a_text(V: int, padding_idx: int, by_freq: bool) -> None:
+    """The threads share out a table's gradient by tokens and columns, so that several work on one
+    row where symbols are fewer than threads, or one of them is most of the text; more of them than
+    sort the tokens. The sums are those of the definition, with the same bits."""
+    g = torch.Generator().manual_seed(V)
+    ids = torch.randint(V, (240,), generator=g) * (torch.rand(240, generator=g) < 0.4)
+    grad = torch.randn(240, 1003, generator=g)
+    results = []
+    for count in (1, 2, 3, 9, 13):
+        torch.set_num_threads(count)
+        results.append([torch.ops.fastchar.embedding_backward(grad, ids, V, padding_idx, by_freq)])
+    assert_same_bits(results)
+    exact = torch.zeros(V, 1003, dtype=torch.float64).index_add_(0, ids, grad.double())
+    if by_freq:
+        exact /= torch.bincount(ids, minlength=V).clamp_min(1)[:, None]
+    if padding_idx >= 0:
+        exact[padding_idx] = 0
+    torch.testing.assert_close(results[0][0].double(), exact, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.native
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("ragged", [False, True])
 @pytest.mark.usefixtures("threads")

@@ -83,8 +83,9 @@ Tensor embedding_backward(const Tensor& grad, const Tensor& ids_arg, int64_t num
   Tensor out = new_output(grad, {V, E});
   with_real(dtype, [&](auto zero) {
     using T = decltype(zero);
-    const bool sorts = cpu::embedding_backward_sorts<T>(N, V, E);
-    const int64_t counts_size = scale_grad_by_freq ? V : 0, order_size = sorts ? V + N : 0;
+    const bool sorts = cpu::embedding_backward_sorts<T>(N, E);
+    const int64_t counts_size = scale_grad_by_freq ? V : 0;
+    const int64_t order_size = sorts ? cpu::embedding_backward_order(N, V) : 0;
     const int64_t tables_size = sorts ? 0 : (cpu::embedding_backward_chunks(N, V) - 1) * V * E;
     auto* counts = static_cast<int64_t*>(
         cpu::Workspace::get((counts_size + order_size) * static_cast<int64_t>(sizeof(int64_t)) +

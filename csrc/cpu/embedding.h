@@ -43,10 +43,12 @@ void embedding(const EmbeddingParams<T>& p, const Team& team) {
   finish_streaming();
 }
 
-// out[0..E) (+)= the R rows, in their order.
+// out[0..E) (+)= the R rows, in their order, while the rows `soon` are asked for.
 template <class T, int R>
-void sum_rows(const T* const* rows, T* out, int64_t E, bool add) {
+void sum_rows(const T* const* rows, const T* const* soon, T* out, int64_t E, bool add) {
+  constexpr int64_t line = 64 / sizeof(T);
   for (int64_t e = 0; e < E; e += kLanes<T>) {
+    for (int r = 0; r < R && e % line == 0; ++r) __builtin_prefetch(soon[r] + e, 0, 2);
     Vec<T> sum = load_upto(rows[0] + e, E - e);
     if (add) sum = load_upto(out + e, E - e) + sum;
     for (int r = 1; r < R; ++r) sum = sum + load_upto(rows[r] + e, E - e);
@@ -57,59 +59,97 @@ void sum_rows(const T* const* rows, T* out, int64_t E, bool add) {
 // The same for 1 to 4 rows: as many streams as hide the time that memory takes.
 constexpr int64_t kSumRows = 4;
 template <class T>
-void sum_some_rows(int64_t count, const T* const* rows, T* out, int64_t E, bool add) {
+void sum_some_rows(int64_t count, const T* const* rows, const T* const* soon, T* out, int64_t E,
+                   bool add) {
   switch (count) {
     case 1:
-      return sum_rows<T, 1>(rows, out, E, add);
+      return sum_rows<T, 1>(rows, soon, out, E, add);
     case 2:
-      return sum_rows<T, 2>(rows, out, E, add);
+      return sum_rows<T, 2>(rows, soon, out, E, add);
     case 3:
-      return sum_rows<T, 3>(rows, out, E, add);
+      return sum_rows<T, 3>(rows, soon, out, E, add);
     default:
-      return sum_rows<T, 4>(rows, out, E, add);
+      return sum_rows<T, 4>(rows, soon, out, E, add);
   }
 }
 
-// Tokens in order of their ids, and of their own within an id: one chain of additions a row,
-// whoever makes it. Members share out the rows by their tokens.
+// Tokens in order of their ids, and of their own within an id, by counting. Up to kSorters
+// members take a part of the tokens each; returns where each id's tokens end.
 template <class T>
-void embedding_backward_sorted(const EmbeddingBackwardParams<T>& p, const Team& team) {
-  int64_t *end = p.order, *tokens = p.order + p.V;
+const int64_t* sort_tokens(const EmbeddingBackwardParams<T>& p, const Team& team) {
+  const int64_t sorters = team.size < kSorters ? team.size : kSorters;
+  int64_t *tokens = p.order, *end = tokens + p.N, *places = end + p.V;  // [sorters, V]
+  int64_t* own = places + team.rank * p.V;
+  const int64_t first = p.N * team.rank / sorters, last = p.N * (team.rank + 1) / sorters;
+  if (team.rank < sorters) {
+    std::memset(own, 0, sizeof(int64_t) * p.V);
+    for (int64_t n = first; n < last; ++n) own[p.ids[n]] += p.ids[n] != p.padding_idx;
+  }
+  team.barrier->wait();
   if (team.rank == 0) {
-    std::memset(end, 0, sizeof(int64_t) * p.V);
-    for (int64_t n = 0; n < p.N; ++n) end[p.ids[n]] += p.ids[n] != p.padding_idx;
-    int64_t begin = 0;
-    for (int64_t v = 0; v < p.V; ++v) {
-      const int64_t count = end[v];
-      end[v] = begin;
-      begin += count;
-    }
-    for (int64_t n = 0; n < p.N; ++n) {
-      if (p.ids[n] != p.padding_idx) tokens[end[p.ids[n]]++] = n;
+    int64_t place = 0;
+    for (int64_t v = 0; v < p.V; end[v++] = place) {
+      for (int64_t s = 0; s < sorters; ++s) {
+        const int64_t count = places[s * p.V + v];
+        places[s * p.V + v] = place;
+        place += count;
+      }
     }
   }
   team.barrier->wait();
+  for (int64_t n = first; team.rank < sorters && n < last; ++n) {
+    if (p.ids[n] != p.padding_idx) tokens[own[p.ids[n]]++] = n;
+  }
+  team.barrier->wait();
+  return end;
+}
 
-  const int64_t all = (p.V > 0 ? end[p.V - 1] : 0) + p.V;  // a row costs a token more
+// One chain of additions a row, whoever makes it. Members share out the work by columns of a
+// row's tokens, so that one symbol that is half of a text is not one member's alone. Rows of
+// grad come in no order that a processor could guess, so they are asked for early.
+constexpr int64_t kRowsAhead = 16;
+template <class T>
+void embedding_backward_sorted(const EmbeddingBackwardParams<T>& p, const Team& team) {
+  constexpr int64_t line = 64 / sizeof(T);
+  const int64_t *end = sort_tokens(p, team), *tokens = p.order;
+  const int64_t all = p.V > 0 ? end[p.V - 1] : 0, lines = ceil_div(p.E, line);
+  const int64_t work = (all + p.V) * lines;  // a row costs a token more
+  const int64_t mine = team.begin(work), past = team.end(work);
   for (int64_t v = 0, begin = 0; v < p.V; begin = end[v++]) {
-    if (begin + v < team.begin(all) || begin + v >= team.end(all)) continue;
-    T* out = p.grad_weight + v * p.E;
-    const int64_t count = end[v] - begin;
-    if (count == 0) std::memset(out, 0, sizeof(T) * p.E);
+    const int64_t count = end[v] - begin, before = (begin + v) * lines;
+    if (before >= past || before + (count + 1) * lines <= mine) continue;
+    const int64_t from = before < mine ? ceil_div(mine - before, count + 1) * line : 0;
+    const int64_t to = smaller(ceil_div(past - before, count + 1) * line, p.E), n = to - from;
+    if (n <= 0) continue;
+    T* out = p.grad_weight + v * p.E + from;
+    if (count == 0) std::memset(out, 0, sizeof(T) * n);
     for (int64_t i = 0; i < count; i += kSumRows) {
-      const int64_t some = count - i < kSumRows ? count - i : kSumRows;
-      const T* rows[kSumRows];
-      for (int64_t r = 0; r < some; ++r) rows[r] = p.grad + tokens[begin + i + r] * p.E;
-      sum_some_rows(some, rows, out, p.E, i > 0);
+      const int64_t some = smaller(count - i, kSumRows);
+      const T *rows[kSumRows] = {}, *soon[kSumRows] = {};
+      for (int64_t r = 0; r < some; ++r) {
+        const int64_t here = begin + i + r, ahead = smaller(here + kRowsAhead, all - 1);
+        rows[r] = p.grad + tokens[here] * p.E + from;
+        soon[r] = p.grad + tokens[ahead] * p.E + from;
+      }
+      sum_some_rows(some, rows, soon, out, n, i > 0);
     }
     if (!p.counts || count == 0) continue;
-    for (int64_t e = 0; e < p.E; ++e) out[e] /= static_cast<T>(count);
+    for (int64_t e = 0; e < n; ++e) out[e] /= static_cast<T>(count);
   }
 }
 
-// With a table of more than kLargeTable bytes its own traffic disturbs the processor's guesses,
-// and grad is asked for kAhead bytes early, which gains nothing beside a small table.
-constexpr int64_t kAhead = 2048, kLargeTable = 1 << 18;
+// out[0..n) += grad[0..n), and what stands kAhead bytes after grad is asked for, into L2: on
+// its own a processor looks no further than the end of a page, and lines on their way into L1
+// would hold up those that are needed now. It tells most where rows are short.
+constexpr int64_t kAhead = 1 << 13;
+template <class T>
+FASTCHAR_INLINE void add_row(const T* grad, T* out, int64_t n) {
+  constexpr int64_t line = 64 / sizeof(T), ahead = kAhead / sizeof(T);
+  for (int64_t i = 0; i < n; i += kLanes<T>) {
+    if (i % line == 0) __builtin_prefetch(grad + i + ahead, 0, 2);
+    store_upto(out + i, load_upto(out + i, n - i) + load_upto(grad + i, n - i), n - i);
+  }
+}
 
 // Tokens come in chunks, fixed by the shapes, each with a table [V, E] of its own (chunk 0 adds
 // into the output), so that grad is read once, row by row and whole rows at a time: as fast as
@@ -120,8 +160,7 @@ void embedding_backward(const EmbeddingBackwardParams<T>& p, const Team& team) {
   if (p.order) return embedding_backward_sorted(p, team);
   constexpr int64_t line = 64 / sizeof(T);
   const int64_t E = p.E, chunks = embedding_backward_chunks(p.N, p.V);
-  const int64_t lines = (E + line - 1) / line;
-  const bool large_table = p.V * E * static_cast<int64_t>(sizeof(T)) > kLargeTable;
+  const int64_t lines = ceil_div(E, line);
   int64_t slices = (team.size + chunks - 1) / chunks;
   if (slices > lines) slices = lines > 0 ? lines : 1;
 
@@ -140,13 +179,7 @@ void embedding_backward(const EmbeddingBackwardParams<T>& p, const Team& team) {
     for (int64_t n = p.N * chunk / chunks; n < p.N * (chunk + 1) / chunks; ++n) {
       if (p.ids[n] == p.padding_idx) continue;
       T* row = table + p.ids[n] * E + begin;
-      const T* grad = p.grad + n * E + begin;
-      if (large_table) {
-        for (int64_t e = 0; e < end - begin; e += line) {
-          __builtin_prefetch(grad + e + kAhead / static_cast<int64_t>(sizeof(T)));
-        }
-      }
-      add_rows(row, grad, row, end - begin);
+      add_row(p.grad + n * E + begin, row, end - begin);
     }
   }
   if (chunks == 1 && !p.counts) return;

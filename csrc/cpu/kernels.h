@@ -44,7 +44,7 @@ struct EmbeddingBackwardParams {
   T* grad_weight;      // [V, E], written whole
   T* tables;           // [embedding_backward_chunks - 1, V, E], undefined contents
   int64_t* counts;     // [V], undefined contents; null unless scaled
-  int64_t* order;  // [V + N], undefined contents; null: tables, see embedding_backward_sorts
+  int64_t* order;      // [embedding_backward_order], undefined contents; null: with tables
   int64_t N, V, E;
   int64_t padding_idx;  // -1: none
 };
@@ -58,15 +58,17 @@ inline int64_t embedding_backward_chunks(int64_t N, int64_t V) {
 
 // Whether tokens are put in order of their ids, so that each row of the result is summed up at
 // once instead of in tables that go through the caches for every token. Worth it where rows of
-// grad are as fast to read in any order: a page each, or part of one while all of grad fits a
-// last-level cache and the symbols are so many that a token's row of a table is rarely near.
-// (From memory, in any order, short rows are slower than tables.)
+// grad are long enough to be read in any order, as from the last-level cache shorter ones are.
 template <class T>
-constexpr bool embedding_backward_sorts(int64_t N, int64_t V, int64_t E) {
+constexpr bool embedding_backward_sorts(int64_t N, int64_t E) {
   const int64_t row = E * static_cast<int64_t>(sizeof(T));
-  if (row >= 4096) return true;
-  const int64_t tokens_a_symbol = row >= 2048 ? 64 : row >= 1024 ? 8 : 0;
-  return N <= tokens_a_symbol * V && N * row <= int64_t{1} << 25;
+  return row >= 2048 || (row >= 1024 && N * row <= int64_t{1} << 25);
+}
+
+// What sorting needs: the tokens, where each id's end, and where each sorter's of an id begin.
+constexpr int64_t kSorters = 8;
+constexpr int64_t embedding_backward_order(int64_t N, int64_t V) {
+  return N + (1 + kSorters) * V;
 }
 
 // One step of the cell on pre-activations.

@@ -19,9 +19,6 @@ constexpr int64_t kFarBytes = 1 << 21;
 // Vectors of partial sums a row: the four gates of a vector of units, or a backward panel.
 constexpr int kSumVectors = 4;
 
-constexpr int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
-constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 // n things in as few parts of at most `most` as can be, of sizes that differ by at most 1.
 struct Parts {
   int64_t count, size, larger;  // the first `larger` parts have size + 1, the others size

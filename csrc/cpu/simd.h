@@ -37,6 +37,11 @@ using VecL = Vec<int64_t>;  // those of a VecD
 template <class T>
 constexpr int kLanes = kVectorBytes / static_cast<int>(sizeof(T));
 
+// --- counts ---
+
+constexpr int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
 // --- memory: p needs no alignment ---
 
 template <class T>
