@@ -26,9 +26,6 @@ from .tables import point_text
 
 COMPILED = "compiled"
 BUDGET = {"quick": 0.7, "full": 4.0}
-# Seconds that one contestant goes on before the next: a compiled step is mostly Python, and in the
-# first ones after another model's it waits for memory, which a program with one model never does.
-SAMPLE = 20e-3
 POINTS: dict[str, list[Point]] = {
     "quick": [{"H": 128, "E": 64, "B": 16, "T": 20}],
     "full": [
@@ -136,7 +133,7 @@ def build(name: str, point: Point, training: bool) -> Case:
 def measure_point(name: str, point: Point, training: bool, budget: float) -> dict[str, Any]:
     """Seconds of each, and ours in eager mode and torch's by ours compiled."""
     torch.manual_seed(0)
-    timing = interleave(build(name, point, training), budget=budget, least_sample=SAMPLE)
+    timing = interleave(build(name, point, training), budget=budget)
     return {
         "model": name,
         "work": "training" if training else "inference",

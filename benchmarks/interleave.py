@@ -1,6 +1,6 @@
 """Times contestants round by round in one process, so that a ratio compares the same moment.
 
-A machine drifts (clock, neighbours, caches) by more than the differences worth reporting. So every
+A machine drifts (clock, neighbours) by more than the differences worth reporting. So every
 round runs every contestant once, in an order that rotates and reverses; a ratio is taken inside a
 round, and its median and quartiles over the rounds are what gets reported. Each call uses the next
 of several input buffers (`buffers_beyond_cache`).
@@ -148,12 +148,14 @@ def measure(
     least_rounds: int = 5,
     most_rounds: int = 101,
     patience: float = 10.0,
-    least_sample: float = 1e-3,
+    least_sample: float = 20e-3,
 ) -> Timing:
     """Interleaves the case's contestants for about `budget` seconds.
 
     At least `least_rounds` rounds, however long they take, or 3 once `patience` seconds are gone.
-    Short steps are repeated until a sample lasts `least_sample` seconds; samples are per step.
+    Short steps are repeated until a sample lasts `least_sample` seconds; samples are per step. The
+    first steps after another contestant's find its memory in the caches, up to a millisecond's
+    worth; a program that trains one model never sees them, so they must not be most of a sample.
     """
     unit = case.buffers if case.whole_passes else 1
     gc.collect()
