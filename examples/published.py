@@ -25,7 +25,8 @@ from fastchar.files import InputError, read_pairs, write_beside
 from fastchar.models import CharLM, Ensemble, Predictor, Seq2Seq
 from fastchar.training import Config, resume, train
 from fastchar.training.config import read_yaml
-from fastchar.training.evaluation import evaluate
+from fastchar.training.data import TextData
+from fastchar.training.evaluation import evaluate, streams_loss
 from fastchar.training.run import Finished
 
 ROOT = Path(__file__).parents[1]
@@ -84,7 +85,8 @@ def run(data: str, name: str, source: Path) -> tuple[Entry, Finished]:
         "machine": json.loads(about.read_text()),
     }
     if isinstance(finished.model, CharLM):
-        nats = min(row["dev_loss"] for row in finished.folder.read_metrics())
+        assert isinstance(finished.data, TextData)
+        nats = streams_loss(finished.model, finished.data.dev)
         return {**entry, "nats": nats, "bits": nats / math.log(2)}, finished
     assert dev is not None
     return {**entry, "rates": error_rates(finished.model, dev)}, finished

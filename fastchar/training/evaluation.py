@@ -91,11 +91,19 @@ def text_loss(
     The first symbol is not predicted. Raises ``ValueError`` for less than two symbols.
     """
     ids = torch.tensor(model.vocabulary.encode(text), dtype=torch.int64)
-    loader = TextLoader(ids, 1, chunk)
+    return streams_loss(model, TextLoader(ids, 1, chunk), progress=progress)
+
+
+def streams_loss(
+    model: CharLM, loader: TextLoader, *, progress: Progress[Any] = lambda items, total: items
+) -> float:
+    """Nats per symbol of what ``loader`` reads, each stream from its beginning to its end; a
+    stream's first symbol is not predicted."""
     device = model.output.weight.device
-    total, state = 0.0, None
+    total, symbols, state = 0.0, 0, None
     with inference(model):
         for batch in progress(loader, len(loader)):
             loss, state = model(batch.ids.to(device), batch.targets.to(device), state)
             total += float(loss) * batch.targets.numel()
-    return total / (ids.numel() - 1)
+            symbols += batch.targets.numel()
+    return total / symbols
