@@ -90,6 +90,10 @@ def test_first_model_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
                 exec(block, {})
             else:
                 run_commands(block)
+    # The test asks for no ending of a number that the training has not seen.
+    lines = (Path(name).read_text("utf-8").splitlines() for name in ("numerals.tsv", "test.tsv"))
+    to_train, to_test = ({line.partition("\t")[0][-1] for line in some} for some in lines)
+    assert to_test <= to_train
     for picture in ("curve", "attention", "embedding"):
         assert Path("runs", "numerals", f"{picture}.png").is_file()
     columns = Path("mistakes.tsv").read_text("utf-8").splitlines()[0].split("\t")
