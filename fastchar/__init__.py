@@ -1,7 +1,8 @@
 """Fast character-level recurrent models in PyTorch.
 
 Drop-in modules (`Embedding`, `LSTM`, `LSTMCell`, `EmbeddingLSTM`, `accelerate`), models that stand
-on them (`Seq2Seq`, `CharLM`, `Vocabulary`) and the functions beneath (`functional`, `reference`).
+on them (`Seq2Seq`, `CharLM`, `Vocabulary`), the functions beneath (`functional`, `reference`), and
+the packages with what else there is: `models`, `nn`, `text`, `training`.
 
 Names are loaded on first use, so that `import fastchar` and `fastchar --help` cost no more than
 what they need: torch comes in with the first name that needs it.
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 from .version import __version__
 
 if TYPE_CHECKING:
-    from . import functional, reference
+    from . import functional, models, nn, reference, text, training
     from .backend import backends
     from .models import CharLM, Seq2Seq
     from .nn import LSTM, Embedding, EmbeddingLSTM, LSTMCell, accelerate
@@ -33,7 +34,11 @@ __all__ = [
     "accelerate",
     "backends",
     "functional",
+    "models",
+    "nn",
     "reference",
+    "text",
+    "training",
 ]
 
 # The module that defines each public name; a module is its own home.
@@ -48,7 +53,11 @@ _HOME = {
     "accelerate": "nn",
     "backends": "backend",
     "functional": "functional",
+    "models": "models",
+    "nn": "nn",
     "reference": "reference",
+    "text": "text",
+    "training": "training",
 }
 
 

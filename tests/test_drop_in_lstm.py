@@ -224,3 +224,6 @@ def test_lengths_errors_and_devices() -> None:
         module(x, lengths=[5, 3, 2])
     with pytest.raises(ValueError, match="PackedSequence"):
         module(pack_padded_sequence(x, [5, 5, 5]), lengths=torch.tensor([5, 5, 5]))
+    packed = pack_padded_sequence(torch.zeros(5, 3, dtype=torch.int64), [5, 5, 5])
+    with pytest.raises(TypeError, match="ids: expected a padded Tensor and lengths="):
+        fastchar.EmbeddingLSTM(9, 2, 4)(packed)

@@ -39,6 +39,15 @@ def test_import_needs_torch_alone() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_packages_are_there_whatever_was_loaded_before() -> None:
+    """`import fastchar` is enough for each, in a process of its own."""
+    code = (
+        "import fastchar\n"
+        "fastchar.training.Config, fastchar.text.pad, fastchar.nn.LSTM, fastchar.models.load"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_every_public_name_is_there_when_asked_for() -> None:
     """Those that are loaded on first use are the ones that `dir` and `import *` name."""
     assert {*fastchar._HOME, "__version__"} == {*fastchar.__all__} == {*dir(fastchar)}

@@ -1,6 +1,7 @@
 """A saved model comes back as it was, or says clearly why it cannot; a save never half happens."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -137,11 +138,15 @@ def test_an_interrupted_save_changes_nothing(
 
 
 def test_missing_files(tmp_path: Path) -> None:
-    """A missing folder, config or weights file is named."""
+    """A missing folder, config or weights file is named; of a run's folder, where its model is."""
     with pytest.raises(FileNotFoundError, match="expected a saved model, got no such folder"):
         load(tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match=r"expected a saved model, got no config\.json"):
         load(tmp_path)
+    run = tmp_path / "run"
+    seq2seq().save_pretrained(run / "model")
+    with pytest.raises(FileNotFoundError, match=re.escape(f"; {run / 'model'} has one")):
+        load(run)
     seq2seq().save_pretrained(tmp_path)
     next(tmp_path.glob("model-*")).unlink()
     with pytest.raises(FileNotFoundError, match=r"expected the weights that config\.json names"):

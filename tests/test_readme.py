@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -43,17 +44,21 @@ def test_drop_in_block() -> None:
     assert names["output"].shape == (50, 32, 256)
 
 
-def test_migration_block() -> None:
-    """The page's own words, of a model with an embedding and an LSTM of torch's."""
+def test_drop_in_page() -> None:
+    """The migration of a model with an embedding and an LSTM of torch's; then packed sequences, and
+    `lengths` in their place."""
     model, old = (nn.Module() for _ in range(2))
     for m in (model, old):
         m.embedding, m.lstm = nn.Embedding(128, 64), nn.LSTM(64, 256)
-    ids, lengths = torch.randint(128, (7, 3)), torch.tensor([7, 0, 2])
+    ids, lengths = torch.randint(128, (7, 3)), torch.tensor([6, 1, 2])
     names: dict[str, object] = {"model": model, "old": old, "ids": ids, "lengths": lengths}
-    (block,) = blocks("python", "docs/drop-in.md")
-    exec(block, names)
+    migration, packing = blocks("python", "docs/drop-in.md")
+    exec(migration, names)
     assert type(model.embedding) is fastchar.Embedding
     assert names["y"].shape == (7, 3, 256)
+    exec(packing, names)
+    assert names["y"].shape == (7, 3, 512)
+    torch.testing.assert_close(names["y"], names["y_too"])
 
 
 def test_command_line_and_model_blocks(
@@ -90,6 +95,10 @@ def test_first_model_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
                 exec(block, {})
             else:
                 run_commands(block)
+    # The test asks for no ending of a number that the training has not seen.
+    lines = (Path(name).read_text("utf-8").splitlines() for name in ("numerals.tsv", "test.tsv"))
+    to_train, to_test = ({line.partition("\t")[0][-1] for line in some} for some in lines)
+    assert to_test <= to_train
     for picture in ("curve", "attention", "embedding"):
         assert Path("runs", "numerals", f"{picture}.png").is_file()
     columns = Path("mistakes.tsv").read_text("utf-8").splitlines()[0].split("\t")
@@ -101,8 +110,13 @@ def test_models_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its programs run one after the other, and a run's folder holds what the page says."""
     monkeypatch.chdir(tmp_path)
     page = "docs/models.md"
+    names: dict[str, Any] = {}
     with one_thread():
-        exec("\n".join(blocks("python", page)), {})
+        exec("\n".join(blocks("python", page)), names)
+    assert names["log_probs"].shape == (1,)
+    assert names["attention"].shape == (1, 4, 1, 5)
+    assert names["row"].shape == (16,)
+    assert len(names["close"]) == 3
     table = (ROOT / page).read_text("utf-8").partition("| file | holds |")[2].partition("\n\n")[0]
     files = " ".join(row.split("|")[1] for row in table.splitlines() if "`" in row)
     named = set(re.findall(r"`([\w.]+)/?`", files))

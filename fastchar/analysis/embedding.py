@@ -42,7 +42,8 @@ def _weight(module: nn.Module) -> Tensor:
 
 
 def nearest(weight: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Each row's ``k`` nearest other rows by cosine, nearest first: indices and cosines [V, k]."""
+    """Each row's ``k`` nearest other rows by cosine, nearest first: indices and cosines [V, k], of
+    all V - 1 other rows if these are fewer."""
     directions = F.normalize(weight, dim=1)
     cosines = (directions @ directions.t()).fill_diagonal_(-2.0)
     values, index = cosines.topk(max(min(k, weight.shape[0] - 1), 0))

@@ -108,6 +108,8 @@ def read_config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG
     if not path.is_file():
         what = "no such folder" if not folder.is_dir() else f"no {CONFIG} in it"
+        if (folder / "model" / CONFIG).is_file():  # as in the folder of a training run
+            what += f"; {folder / 'model'} has one"
         raise FileNotFoundError(f"{folder}: expected a saved model, got {what}")
     try:
         config = json.loads(path.read_bytes().decode("utf-8", "surrogatepass"))

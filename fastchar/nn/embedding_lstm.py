@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
+from torch.nn.utils.rnn import PackedSequence
 
 from fastchar import functional
 from fastchar.nn.conversion import convert
@@ -22,7 +23,8 @@ class EmbeddingLSTM(nn.Module):
 
     forward(ids, hx=None, *, lengths=None): ids int32 or int64 [T,B], [B,T] with batch_first, or [T]
     unbatched; hx and the results (output, (h_n, c_n)) as in `LSTM`, `lengths` too, and ids in the
-    padding are never looked up. IndexError for an id outside 0..V-1.
+    padding are never looked up. IndexError for an id outside 0..V-1, TypeError for a
+    PackedSequence.
 
     Its parameters are `embedding.weight` and `lstm.*`, so the state_dict of a model with those two
     modules loads. Where a submodule has hooks, was replaced by one with another forward or was
@@ -95,6 +97,8 @@ class EmbeddingLSTM(nn.Module):
     def forward(
         self, ids: Tensor, hx: State | None = None, *, lengths: Tensor | None = None
     ) -> tuple[Tensor, State]:
+        if isinstance(ids, PackedSequence):
+            raise TypeError("ids: expected a padded Tensor and lengths=, got a PackedSequence")
         embedding, lstm = self.embedding, self.lstm
         as_made = _as_made(embedding, Embedding) and _as_made(lstm, LSTM)
         if not as_made or not _foldable(embedding) or _has_any_global_hook():
