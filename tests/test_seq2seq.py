@@ -332,6 +332,17 @@ def test_bad_arguments() -> None:
         for call in (make(), make().score):
             with pytest.raises(ValueError, match=r"target_ids: expected 4 columns, .* got [35]"):
                 call(ids, lengths, wrong)
+    for call in (make(), make().score):
+        with pytest.raises(ValueError, match=r"source_lengths: expected \[B\], got shape \[\d, 4"):
+            call(ids, targets, lengths)
+        with pytest.raises(ValueError, match=r"target_ids: expected int64, got torch\.int32"):
+            call(ids, lengths, targets.int())
+    with pytest.raises(TypeError, match="source: expected a Vocabulary, got list"):
+        Seq2Seq(["a"], TARGET)
+    with pytest.raises(TypeError, match="target: expected a Vocabulary, got str"):
+        Seq2Seq(SOURCE, "abc")
+    with pytest.raises(ValueError, match="label_smoothing: expected 0 to 1, got 2"):
+        make(label_smoothing=2)
     with pytest.raises(ValueError, match="beam: expected 1 or more, got 0"):
         make().predict(["a"], beam=0)
     with pytest.raises(ValueError, match="max_length: expected 0 or more, got -1"):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fastchar import functional
 from fastchar.decoding import check_sampling, inference, sample
 from fastchar.models.dropout import Dropout
-from fastchar.models.pretrained import Pretrained
+from fastchar.models.pretrained import Pretrained, check_vocabulary
 from fastchar.nn import EmbeddingLSTM
 from fastchar.text import Vocabulary
 
@@ -46,6 +46,7 @@ class CharLM(Pretrained):
         tie_embeddings: bool = False,
     ) -> None:
         super().__init__()
+        check_vocabulary("vocabulary", vocabulary)
         self.vocabulary = vocabulary
         self.config: dict[str, Any] = {
             "embedding_dim": embedding_dim,

@@ -131,6 +131,12 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
+def check_vocabulary(name: str, given: object) -> None:
+    """Raises `TypeError` for an argument `name` that is no `Vocabulary`."""
+    if not isinstance(given, Vocabulary):
+        raise TypeError(f"{name}: expected a Vocabulary, got {type(given).__name__}")
+
+
 def _tensors(model: nn.Module) -> dict[str, Tensor]:
     """Parameters and buffers; a parameter that has two names under its first."""
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}

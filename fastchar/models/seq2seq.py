@@ -15,7 +15,7 @@ from fastchar import functional
 from fastchar.models.attention import Attention, Memory, Score
 from fastchar.models.encoder_decoder import Decoder, DecoderState, Encoder, InputFeedingDecoder
 from fastchar.models.predictor import Predictor
-from fastchar.models.pretrained import Pretrained
+from fastchar.models.pretrained import Pretrained, check_vocabulary
 from fastchar.text import Vocabulary
 
 
@@ -61,6 +61,10 @@ class Seq2Seq(Predictor[Memory], Pretrained):
         label_smoothing: float = 0.0,
     ) -> None:
         super().__init__()
+        check_vocabulary("source", source)
+        check_vocabulary("target", target)
+        if not 0 <= label_smoothing <= 1:
+            raise ValueError(f"label_smoothing: expected 0 to 1, got {label_smoothing}")
         self.source, self.target = source, target
         self.config: dict[str, Any] = {
             "embedding_dim": embedding_dim,
@@ -105,6 +109,7 @@ class Seq2Seq(Predictor[Memory], Pretrained):
         self, source_ids: Tensor, source_lengths: Tensor, inputs: Tensor, targets: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Attentional vectors [T, K*B, H] and weights [B, T*K, S] of given inputs [T, K*B]."""
+        _check_batch(source_ids, source_lengths, targets)
         B, columns = source_ids.shape[1], inputs.shape[1]
         if columns < B or columns % B:
             raise ValueError(
@@ -136,3 +141,17 @@ class Seq2Seq(Predictor[Memory], Pretrained):
         # Not in half precision, in which the sum over a target's symbols is off in the third digit.
         dtype = torch.promote_types(logits.dtype, torch.float32)
         return logits.log_softmax(-1, dtype=dtype), state
+
+
+def _check_batch(source_ids: Tensor, source_lengths: Tensor, target_ids: Tensor) -> None:
+    """Raises `ValueError` for the wrong number of dimensions, as of arguments in another order, and
+    for targets that the loss does not take."""
+    for name, tensor, shape in (
+        ("source_ids", source_ids, "S, B"),
+        ("source_lengths", source_lengths, "B"),
+        ("target_ids", target_ids, "T, K*B"),
+    ):
+        if tensor.dim() != shape.count(",") + 1:
+            raise ValueError(f"{name}: expected [{shape}], got shape {list(tensor.shape)}")
+    if target_ids.dtype is not torch.int64:
+        raise ValueError(f"target_ids: expected int64, got {target_ids.dtype}")
