@@ -16,6 +16,7 @@ from test_examples import load
 
 from fastchar import CharLM, Seq2Seq, Vocabulary
 from fastchar.export import write
+from fastchar.export.check import DifferenceError, _difference
 from fastchar.training.folder import load_model
 
 pytest.importorskip("onnx")
@@ -132,6 +133,15 @@ def test_example_needs_neither_torch_nor_fastchar(home: Path, tmp_path: Path) ->
     shown = program("-c", code, example, folder, *words)
     expected = [best.text for (best,) in load_model(home / "g2p").predict(words)]
     assert shown.splitlines() == [f"{w}\t{t}" for w, t in zip(words, expected, strict=True)]
+
+
+def test_what_counts_as_the_same() -> None:
+    """Rounding does; another digit, another shape and what is no number do not."""
+    expected = np.array([[1.0, 20.0]], np.float32)
+    assert 0 < _difference("x", expected, expected * np.float32(1 + 1e-6)) < 1e-4
+    for got in (expected * np.float32(1.001), expected[0], expected * np.float32("nan")):
+        with pytest.raises(DifferenceError, match=r"^x: expected "):
+            _difference("x", expected, got)
 
 
 def test_a_graph_that_is_not_the_model_is_not_kept(

@@ -120,9 +120,9 @@ def test_a_batch_beyond_all_numbers(home: Path, tmp_path: Path) -> None:
 
 def test_what_ends_a_line_is_not_written(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A model of bytes may predict tabs and line ends, which are no targets."""
-    best = Hypothesis("a\tb\nc", [4], -1.0, -1.0, torch.zeros(2, 2))
+    best = Hypothesis("a\tb\nc\rd", [4], -1.0, -1.0, torch.zeros(2, 2))
     monkeypatch.setattr(fastchar.Seq2Seq, "predict", lambda self, texts, **_: [[best]] * len(texts))
-    assert ok("predict", home / "g2p", stdin="cat\n") == "cat\ta\ufffdb\ufffdc\n"
+    assert ok("predict", home / "g2p", stdin="cat\n") == "cat\ta\ufffdb\ufffdc\ufffdd\n"
     errors = home / "errors.tsv"
     ok("evaluate", home / "g2p", home / "pairs.tsv", "--errors", errors)
     assert {line.count("\t") for line in errors.read_text().splitlines()} == {4}

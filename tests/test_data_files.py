@@ -15,7 +15,7 @@ import pytest
 
 from fastchar.files import InputError, read_lines, read_pairs, read_text, write_beside
 from fastchar.training.config import Config
-from fastchar.training.data import PairData, make_data, read_data, write_data
+from fastchar.training.data import PairData, TextData, make_data, read_data, write_data
 from fastchar.training.splits import references_of, split_by_source
 
 BAD_PAIRS = [
@@ -136,6 +136,28 @@ def test_blanks_between_symbols_make_no_other_source() -> None:
     assert len(data.train.source) == 2 * (len(words) - len(data.references))
 
 
+def test_held_out_pairs_are_read_as_those_to_train_on_are() -> None:
+    """In the same normal form, targets too; what only they have is <unk> to the model."""
+    held_out = [("ax", "e\u0301"), ("ax", "é"), ("a", "z")]
+    config = Config(data="-", normalize="NFC", hidden_size=1)
+    data = make_data(config, [("a", "e\u0301"), ("b", "é")], held_out)
+    assert isinstance(data, PairData)
+    assert (data.source.symbols[4:], data.target.symbols[4:]) == (("a", "b"), ("é",))
+    assert data.target.encode("e\u0301") == [4]
+    assert data.references == {"ax": ["é"], "a": ["z"]}
+    assert data.dev_references == [[["é"]], [["z"]]]
+
+
+def test_a_text_holds_out_its_last_tenth() -> None:
+    """What only that has is <unk> to the model; all of it is in the normal form."""
+    config = Config(data="-", model="char_lm", normalize="NFC", hidden_size=1, batch_size=2)
+    data = make_data(config, "ae\u0301b" * 45 + "xe\u0301" * 6 + "ab")
+    assert isinstance(data, TextData)
+    assert data.vocabulary.symbols[4:] == ("a", "b", "é")
+    assert data.vocabulary.decode(data.train.ids.t().flatten()) == ("aéb" * 45)[:-1]
+    assert data.vocabulary.decode(data.dev.ids.t().flatten()) == "\ufffdé" * 6 + "a"
+
+
 @pytest.mark.parametrize("count", [2, 3, 10, 40])
 def test_few_sources_are_enough(count: int) -> None:
     """Even if none of them is among the 5 % by its hash, as happens to two files of 10 in three."""
@@ -169,13 +191,16 @@ def test_write_beside_is_all_or_nothing(tmp_path: Path) -> None:
         write_beside("").__enter__()
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EFBIG])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO])
 def test_a_full_disk_has_a_name(tmp_path: Path, number: int) -> None:
     """That of the file for which there is no room; Python leaves it out."""
     text = os.strerror(number)
     with pytest.raises(OSError, match=text) as error, write_beside(tmp_path / "out"):
         raise OSError(number, text)
     assert error.value.filename == str(tmp_path / "out")
+    with pytest.raises(OSError, match=text) as error, write_beside(tmp_path / "out"):
+        raise OSError(number, text, "another")  # which keeps its own
+    assert error.value.filename == "another"
 
 
 def test_write_beside_spares_links_and_devices(tmp_path: Path) -> None:

@@ -145,6 +145,8 @@ def test_top_k_and_top_p_cut_the_tail() -> None:
     assert (draws(logits, top_p=0.01) > 0).tolist() == [False, True, False, False]
     assert (draws(logits, top_p=1.0) > 0).tolist() == [True] * 4
     assert (draws(logits, top_k=3, top_p=0.6) > 0).tolist() == [False, True, False, True]
+    assert (draws(logits, top_k=3, top_p=0.52) > 0).tolist() == [False, True, False, False]
+    assert (draws([0.0, 0.0], top_p=0.5) > 0).tolist() == [True, False]  # enough already
     # What is left keeps its proportions.
     assert draws(logits, top_k=2)[1].item() == pytest.approx(2 / 3, abs=0.02)
 

@@ -73,6 +73,8 @@ def test_where_it_is_torchs() -> None:
     state = torch.get_rng_state()
     assert Dropout(0.5).eval()(x) is x
     assert torch.equal(torch.get_rng_state(), state)
+    y = x.clone()
+    assert Dropout(0.5, inplace=True)(y) is y
     for p in (0.0, 1e-9, 1 - 1e-9, 1.0):
         torch.manual_seed(0)
         assert torch.equal(nn.Dropout(p)(x), dropped(p, x))
@@ -85,6 +87,55 @@ def test_where_it_is_torchs() -> None:
     assert rows.shape == (10, 100)
     for a in found:
         torch.testing.assert_close(a, expected)
+
+
+PLACES = {
+    "encoder, between layers": ({}, "encoder.rnn.lstm"),
+    "encoder's states": ({}, "encoder.dropout"),
+    "decoder, between layers": ({}, "decoder.rnn.lstm"),
+    "attentional vectors": ({}, "decoder.dropout"),
+    "attentional vectors, fed": ({"input_feeding": True, "decoder_layers": 1}, "decoder.dropout"),
+    "text, between layers": ({"model": fastchar.CharLM}, "rnn.lstm"),
+    "text, before the output": ({"model": fastchar.CharLM}, "dropout"),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_each_place_drops_out(place: str) -> None:
+    """Where it alone does, two passes of training differ, and two of evaluation do not."""
+    options, name = PLACES[place]
+    letters, ids = Vocabulary("abc"), torch.tensor([[1, 4, 5, 6, 4, 2]]).t()
+    if "model" in options:
+        model: nn.Module = fastchar.CharLM(letters, hidden_size=32, num_layers=2, dropout=0.5)
+        arguments = ids[:-1], ids[1:]
+    else:
+        layers = {"encoder_layers": 2, "decoder_layers": 2, "hidden_size": 32, "dropout": 0.5}
+        model = fastchar.Seq2Seq(letters, letters, **{**layers, **options})
+        arguments = ids, torch.tensor([6]), ids
+    for path, module in model.named_modules():
+        if path != name and isinstance(module, Dropout):
+            module.p = 0.0
+        elif path != name and isinstance(module, nn.RNNBase):
+            module.dropout = 0.0
+
+    def loss() -> float:
+        result = model(*arguments)
+        return float(result[0] if isinstance(result, tuple) else result)
+
+    assert loss() != loss()
+    model.eval()
+    assert loss() == loss()
+
+
+def test_input_feeding_drops_out_at_each_step() -> None:
+    """Between the layers and after the attention, which share a module."""
+    letters, ids = Vocabulary("abc"), torch.tensor([[1, 4, 5, 6, 4, 2]]).t()
+    options = {"decoder_layers": 3, "input_feeding": True, "dropout": 0.5}
+    model = fastchar.Seq2Seq(letters, letters, **options)
+    calls: list[Tensor] = []
+    model.decoder.dropout.register_forward_hook(lambda *given: calls.append(given[2]))
+    model(ids, torch.tensor([6]), ids)
+    assert len(calls) == 5 * (2 + 1)  # steps, two gaps between layers, attention
 
 
 def test_models_have_it() -> None:

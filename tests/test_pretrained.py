@@ -79,6 +79,16 @@ def test_predictions_come_back(tmp_path: Path) -> None:
     assert lm.generate(seed=1) == load(tmp_path / "l").generate(seed=1)
 
 
+def test_any_symbols_and_weights_come_back(tmp_path: Path) -> None:
+    """A lone surrogate, which UTF-8 has no place for, and a weight that lies transposed."""
+    model = CharLM(Vocabulary("a\ud800"), embedding_dim=4, hidden_size=6)
+    model.output.weight.data = model.output.weight.data.t().contiguous().t()
+    model.save_pretrained(tmp_path)
+    copy = load(tmp_path)
+    assert copy.vocabulary == model.vocabulary
+    assert torch.equal(copy.output.weight, model.output.weight)
+
+
 def test_config_is_readable(tmp_path: Path) -> None:
     """config.json shows symbols as they are, and which version wrote it."""
     seq2seq().save_pretrained(tmp_path)

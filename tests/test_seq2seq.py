@@ -162,6 +162,8 @@ def test_hypotheses(options: dict) -> None:
             assert hypothesis.log_prob == pytest.approx(log_prob.item(), rel=1e-12)
             assert hypothesis.attention.shape == (len(text) + 1, len(source) + 1)
             torch.testing.assert_close(hypothesis.attention, weights[0, :, 0])
+            kept = hypothesis.attention.untyped_storage().nbytes()  # not the whole batch's
+            assert kept == hypothesis.attention.nbytes
 
 
 def test_predictions_can_be_compared() -> None:

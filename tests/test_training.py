@@ -144,7 +144,10 @@ def test_the_rate_in_the_metrics_is_that_of_the_epoch(
 ) -> None:
     """`metrics.csv` has the learning rate that an epoch ended with, not that of the next one."""
 
+    losses = []
+
     def halve(schedule: Schedule, loss: float) -> None:
+        losses.append(loss)
         schedule._scale /= 2
 
     monkeypatch.setattr(Schedule, "epoch_ended", halve)
@@ -153,6 +156,7 @@ def test_the_rate_in_the_metrics_is_that_of_the_epoch(
     train(config, QUIET)
     rows = read_metrics(tmp_path / "run" / "metrics.csv")
     assert [row["learning_rate"] for row in rows] == [0.001, 0.0005, 0.00025]
+    assert losses == pytest.approx([row["dev_loss"] for row in rows], rel=1e-5)
 
 
 def test_the_best_epoch_is_kept(
@@ -321,6 +325,7 @@ def test_what_a_target_symbol_is() -> None:
         ({"out": ""}, "out: expected text, got ''"),
         ({"seed": 2**32}, "seed: expected a whole number from 0 to 4294967295, got 4294967296"),
         ({"clip": float("nan")}, "clip: expected a number from 0, got nan"),
+        ({"clip": True}, "clip: expected a number from 0, got True"),
         ({"clip": float("inf")}, "clip: expected a number from 0, got inf"),
         ({"chunk": 3}, "chunk: expected with model char_lm, got model seq2seq"),
     ],

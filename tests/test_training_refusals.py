@@ -13,6 +13,7 @@ from training_runs import PAIRS, QUIET, config_of, stop_after
 
 from fastchar.training import InputError, resume, train
 from fastchar.training.callbacks import Interrupted, KeepRun
+from fastchar.training.device import choose_device
 from fastchar.training.folder import RunFolder
 
 pytestmark = pytest.mark.usefixtures("fast_runs")
@@ -56,6 +57,32 @@ def test_a_run_that_began_in_the_meantime(
     with pytest.raises(InputError, match="expected no run in this folder yet"):
         train(config, QUIET)
     assert (tmp_path / "run" / "config.yaml").read_text() == "epochs: 5\n"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("config.yaml", "model", "last.ckpt", "best.ckpt", "metrics.csv", "log", "tensorboard"),
+        *("curve.png", "attention.png", "embedding.png", "data.tsv.gz", "dev.txt.gz"),
+    ],
+)
+def test_what_a_run_would_write_over(tmp_path: Path, pairs_file: Path, name: str) -> None:
+    """May be somebody's: a folder that has any of it is refused, and stays as it is."""
+    (tmp_path / name).write_text("somebody's")
+    config = config_of(tmp_path.parent, tmp_path.name, pairs_file)
+    with pytest.raises(InputError, match="choose another with --out"):
+        train(config, QUIET)
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["somebody's"]
+
+
+def test_the_second_of_two_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They count from 0, so that of two there is no third."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert choose_device("auto").type == "cuda"
+    assert choose_device("cuda:1") == torch.device("cuda:1")
+    with pytest.raises(InputError, match="got cuda:2, and torch finds 2"):
+        choose_device("cuda:2")
 
 
 def test_resume_refuses_other_data(

@@ -6,7 +6,7 @@ import re
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fastchar.text import Vocabulary, pad
@@ -31,6 +31,7 @@ def test_special_symbols_have_fixed_ids() -> None:
 
 
 @given(ANY_TEXT)
+@example("\ud800")
 def test_chars_round_trip(text: str) -> None:
     """A text of known code points survives, combining marks and lone surrogates as well."""
     vocabulary = Vocabulary.build([text])
@@ -77,6 +78,7 @@ def test_a_line_end_is_a_symbol_of_its_own() -> None:
 
 
 @given(ANY_TEXT, st.sampled_from(["chars", "bytes", "separated"]))
+@example("\ud800", "bytes")
 def test_unseen_symbols_never_crash(text: str, mode: str) -> None:
     """Any text can be encoded with any vocabulary, and what comes of it decoded."""
     vocabulary = Vocabulary.build(["ab"], mode=mode)
@@ -98,6 +100,8 @@ def test_normalization() -> None:
     plain = Vocabulary.build(["e\u0301"])
     assert len(plain.encode("e\u0301")) == 2
     assert plain.encode("é") == [plain.unk_id]
+    # What a vocabulary is built of is normalised too.
+    assert Vocabulary.build(["e\u0301"], normalize="NFC") == Vocabulary("é", normalize="NFC")
 
 
 def test_lowercase() -> None:
@@ -171,6 +175,16 @@ def test_survives_json_and_pickle(vocabulary: Vocabulary) -> None:
         assert hash(copy) == hash(vocabulary)
         assert copy.counts == vocabulary.counts
         assert copy.encode("AÉ|B") == vocabulary.encode("AÉ|B")
+
+
+def test_equal_are_those_that_encode_alike() -> None:
+    """Each option that makes another text of a text makes another vocabulary."""
+    plain = Vocabulary("ab", mode="separated")
+    options = {"lowercase": True}, {"normalize": "NFC"}, {"separator": "|"}
+    others = [Vocabulary("ab", mode="separated", **each) for each in options]
+    others += [Vocabulary("ba", mode="separated"), Vocabulary("ab")]
+    assert len({plain, *others}) == 6
+    assert plain == Vocabulary("ab", mode="separated", counts=[0, 0, 0, 0, 1, 2])
 
 
 def test_is_immutable() -> None:

@@ -29,7 +29,7 @@ def env() -> None:
             rows += [(f"{name} {key}", part) for key, part in value.items()]
         else:
             rows.append((name, value))
-    for package in ("lightning", "torchmetrics", "rapidfuzz", "typer", "safetensors"):
+    for package in ("lightning", "rapidfuzz", "typer", "safetensors"):
         try:
             rows.append((package, importlib.metadata.version(package)))
         except importlib.metadata.PackageNotFoundError:

@@ -218,7 +218,7 @@ def _checked(field: dataclasses.Field[Any], hint: Any, value: Any) -> Any:
     limits = "" if low is None else f" from {low}" + ("" if high is None else f" to {high}")
     if value is None and kind is not hint:
         return None
-    if kind is float and isinstance(value, (int, str)):
+    if kind is float and type(value) in (int, str):  # not true, which is an int in Python
         # YAML takes 1e-3 for text, and 1 for a whole number.
         with contextlib.suppress(ValueError):
             value = float(value)

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
-from torchmetrics import MeanMetric
 
 from fastchar.models import CharLM, Seq2Seq
 from fastchar.training.batches import PairBatch, TextBatch
@@ -31,13 +30,15 @@ class Task(LightningModule):
     # The number in `record` that says which epoch is the best: the lower, the better.
     monitor: str
     record: dict[str, float]
+    # Of the validation so far: loss in nats, and symbols.
+    dev_sum: Tensor
+    dev_symbols: int
 
     def __init__(self, model: Seq2Seq | CharLM, schedule: Schedule) -> None:
         super().__init__()
         self.model = model
         self.schedule = schedule
         self.record = {}
-        self.dev_loss = MeanMetric(nan_strategy="disable")
         self._random: dict[str, Any] | None = None
         self._reset_sums()
 
@@ -87,11 +88,21 @@ class Task(LightningModule):
         self._started = now
 
     def on_validation_start(self) -> None:
-        self.dev_loss.reset()
+        self.dev_sum = torch.zeros((), dtype=torch.float64, device=self.device)
+        self.dev_symbols = 0
+
+    def _count_held_out(self, loss: Tensor, symbols: int) -> None:
+        self.dev_sum += loss.detach().double() * symbols
+        self.dev_symbols += symbols
+
+    @property
+    def dev_loss(self) -> float:
+        """The mean loss of the validation so far, in nats per predicted symbol."""
+        return float(self.dev_sum) / max(self.dev_symbols, 1)
 
     def on_validation_epoch_end(self) -> None:
         seconds = max(self.seconds, 1e-9)
-        dev_loss = float(self.dev_loss.compute())
+        dev_loss = self.dev_loss
         self.record = {
             "epoch": self.current_epoch + 1,
             "step": self.global_step,
@@ -171,7 +182,7 @@ class Seq2SeqTask(Task):
 
     def validation_step(self, batch: PairBatch, batch_idx: int) -> None:
         loss = self.model(batch.source, batch.source_lengths, batch.target)
-        self.dev_loss.update(loss, int(batch.target_lengths.sum()) - batch.which.numel())
+        self._count_held_out(loss, int(batch.target_lengths.sum()) - batch.which.numel())
         found, _ = self.model.greedy(batch.source, batch.source_lengths)
         symbols = self.model.target.symbols
         for i, ids in zip(batch.which.tolist(), found, strict=True):
@@ -203,7 +214,7 @@ class CharLMTask(Task):
     def validation_step(self, batch: TextBatch, batch_idx: int) -> None:
         state = None if batch.first else self.dev_state
         loss, self.dev_state = self.model(batch.ids, batch.targets, state)
-        self.dev_loss.update(loss, batch.targets.numel())
+        self._count_held_out(loss, batch.targets.numel())
 
     def own_metrics(self, dev_loss: float) -> dict[str, float]:
         return {"dev_bits": dev_loss / math.log(2)}
