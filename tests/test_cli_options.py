@@ -13,7 +13,8 @@ from cli_runs import ok
 from training_data import one_thread
 
 from fastchar import CharLM, Seq2Seq, Vocabulary
-from fastchar.cli.unseen import Unseen
+from fastchar.analysis.unseen import Unseen
+from fastchar.cli.options import warn
 from fastchar.training.evaluation import evaluate
 
 WORDS = ["abba", "bad", "cabbage", "decaf", "ace", "fed"]
@@ -157,7 +158,7 @@ def test_the_most_frequent_unseen_symbols(capsys: pytest.CaptureFixture[str]) ->
     """Five of them, the others as dots."""
     unseen = Unseen(Vocabulary("a"))
     unseen.add("abcdefgg")
-    unseen.warn()
+    warn(unseen)
     assert capsys.readouterr().err == (
         "fastchar: 7 of 8 symbols read as <unk>, never seen in training: "
         "g 2, b 1, c 1, d 1, e 1, ...\n"
