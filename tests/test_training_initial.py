@@ -146,6 +146,16 @@ def test_settings_that_the_model_does_not_have(
     assert (config.hidden_size, config.target_mode, config.epochs) == (10, "separated", 3)
 
 
+def test_a_model_of_another_version(tmp_path: Path) -> None:
+    """One that has a part that this version knows nothing of is refused in a line."""
+    save_seq2seq(tmp_path / "model")
+    file = tmp_path / "model" / "config.json"
+    file.write_text(file.read_text().replace('"embedding_dim"', '"embedding_size"'))
+    message = "model: expected a model that train can make, got one with embedding_size"
+    with pytest.raises(InputError, match=message):
+        Config(data="pairs.tsv", init_from=str(tmp_path / "model"))
+
+
 def test_the_command_line_begins_from_a_run(tmp_path: Path, home: Path) -> None:
     """`train --init-from RUN` needs no other setting, and makes a run of its own."""
     ok(

@@ -176,6 +176,10 @@ class Config:
 
         defaults = {f.name: f.default for f in dataclasses.fields(self)}
         for name, value in settings_of_model(self.init_from).items():
+            if name not in defaults:
+                raise InputError(
+                    f"{self.init_from}: expected a model that train can make, got one with {name}"
+                )
             if (got := getattr(self, name)) not in (defaults[name], value):
                 raise InputError(
                     f"{name}: expected {value}, which the model in {self.init_from} has, got {got}"
