@@ -120,7 +120,7 @@ def test_each_place_drops_out(place: str) -> None:
 
     def loss() -> float:
         result = model(*arguments)
-        return float(result[0] if isinstance(result, tuple) else result)
+        return float((result[0] if isinstance(result, tuple) else result).detach())
 
     assert loss() != loss()
     model.eval()
