@@ -1,9 +1,9 @@
 """Times contestants round by round in one process, so that a ratio compares the same moment.
 
-A machine drifts (clock, neighbours) by more than the differences worth reporting. So every
-round runs every contestant once, in an order that rotates and reverses; a ratio is taken inside a
-round, and its median and quartiles over the rounds are what gets reported. Each call uses the next
-of several input buffers (`buffers_beyond_cache`).
+A machine drifts (clock, neighbours) by more than the differences worth reporting. So every round
+runs every contestant once, in an order that rotates and reverses; a ratio is taken inside a round,
+and its median and quartiles over the rounds are what gets reported. Each call uses the next of
+several input buffers (`buffers_beyond_cache`).
 """
 
 import gc

@@ -190,8 +190,7 @@ def test_steps_equal_the_sequence(feeding: bool) -> None:
     """The decoder step by step, as a search runs it, gives what it gives over the whole target."""
     model = make(input_feeding=feeding)
     ids, lengths, targets = batch(SOURCES, TARGETS)
-    states, start = model.encoder(ids, lengths)
-    memory = model.decoder.attention.memory(states, lengths)
+    memory, start = model._encode(ids, lengths)
     whole, weights, _ = model.decoder(targets, start, memory)
     state = start
     for t, column in enumerate(targets):

@@ -5,17 +5,11 @@
 constexpr int64_t kStreamOutputBytes = 1 << 25;
 constexpr int64_t kIdBlock = 256;
 
-// out[0..n) = a, or a + b.
+// out[0..n) = a.
 template <class T>
 FASTCHAR_INLINE void copy_row(const T* a, T* out, int64_t n) {
   for (int64_t i = 0; i < n; i += kLanes<T>)
     store_upto(out + i, load_upto(a + i, n - i), n - i);
-}
-template <class T>
-FASTCHAR_INLINE void add_rows(const T* a, const T* b, T* out, int64_t n) {
-  for (int64_t i = 0; i < n; i += kLanes<T>) {
-    store_upto(out + i, load_upto(a + i, n - i) + load_upto(b + i, n - i), n - i);
-  }
 }
 
 template <class T>
@@ -26,7 +20,7 @@ void embedding(const EmbeddingParams<T>& p, const Team& team) {
                            p.N * p.E * static_cast<int64_t>(sizeof(T)) >= kStreamOutputBytes;
   // Ids are checked a block ahead of their rows: they come out of memory once.
   for (int64_t begin = team.begin(p.N), end; begin < team.end(p.N); begin = end) {
-    end = begin + kIdBlock < team.end(p.N) ? begin + kIdBlock : team.end(p.N);
+    end = smaller(begin + kIdBlock, team.end(p.N));
     if (!all_ids_inside(p.ids + begin, end - begin, p.V)) {
       return p.outside->store(true, std::memory_order_relaxed);
     }
@@ -77,7 +71,7 @@ void sum_some_rows(int64_t count, const T* const* rows, const T* const* soon, T*
 // members take a part of the tokens each; returns where each id's tokens end.
 template <class T>
 const int64_t* sort_tokens(const EmbeddingBackwardParams<T>& p, const Team& team) {
-  const int64_t sorters = team.size < kSorters ? team.size : kSorters;
+  const int64_t sorters = smaller(team.size, kSorters);
   int64_t *tokens = p.order, *end = tokens + p.N, *places = end + p.V;  // [sorters, V]
   int64_t* own = places + team.rank * p.V;
   const int64_t first = p.N * team.rank / sorters, last = p.N * (team.rank + 1) / sorters;
@@ -138,16 +132,16 @@ void embedding_backward_sorted(const EmbeddingBackwardParams<T>& p, const Team& 
   }
 }
 
-// out[0..n) += grad[0..n), and what stands kAhead bytes after grad is asked for, into L2: on
+// out[0..n) += row[0..n), and what stands kAhead bytes after row is asked for, into L2: on
 // its own a processor looks no further than the end of a page, and lines on their way into L1
 // would hold up those that are needed now. It tells most where rows are short.
 constexpr int64_t kAhead = 1 << 13;
 template <class T>
-FASTCHAR_INLINE void add_row(const T* grad, T* out, int64_t n) {
+FASTCHAR_INLINE void add_row(const T* row, T* out, int64_t n) {
   constexpr int64_t line = 64 / sizeof(T), ahead = kAhead / sizeof(T);
   for (int64_t i = 0; i < n; i += kLanes<T>) {
-    if (i % line == 0) __builtin_prefetch(grad + i + ahead, 0, 2);
-    store_upto(out + i, load_upto(out + i, n - i) + load_upto(grad + i, n - i), n - i);
+    if (i % line == 0) __builtin_prefetch(row + i + ahead, 0, 2);
+    store_upto(out + i, load_upto(out + i, n - i) + load_upto(row + i, n - i), n - i);
   }
 }
 
@@ -161,7 +155,7 @@ void embedding_backward(const EmbeddingBackwardParams<T>& p, const Team& team) {
   constexpr int64_t line = 64 / sizeof(T);
   const int64_t E = p.E, chunks = embedding_backward_chunks(p.N, p.V);
   const int64_t lines = ceil_div(E, line);
-  int64_t slices = (team.size + chunks - 1) / chunks;
+  int64_t slices = ceil_div(team.size, chunks);
   if (slices > lines) slices = lines > 0 ? lines : 1;
 
   for (int64_t unit = team.begin(chunks * slices); unit < team.end(chunks * slices); ++unit) {
@@ -192,7 +186,7 @@ void embedding_backward(const EmbeddingBackwardParams<T>& p, const Team& team) {
   for (int64_t v = team.begin(p.V); v < team.end(p.V); ++v) {
     T* row = p.grad_weight + v * E;
     for (int64_t chunk = 1; chunk < chunks; ++chunk) {
-      add_rows(row, p.tables + ((chunk - 1) * p.V + v) * E, row, E);
+      add_row(p.tables + ((chunk - 1) * p.V + v) * E, row, E);
     }
     if (!p.counts || p.counts[v] == 0) continue;
     for (int64_t e = 0; e < E; ++e) row[e] /= static_cast<T>(p.counts[v]);

@@ -17,11 +17,11 @@ from fastchar.cli.options import (
     Ensemble,
     LengthPenalty,
     Model,
-    ensemble_of,
     open_model,
     paragraphs,
     typed,
     warn,
+    with_others,
 )
 from fastchar.files import InputError, one_cell, read_pairs, read_text, write_beside
 
@@ -73,7 +73,7 @@ def evaluate(
                 raise InputError(f"{option}: expected a seq2seq model, got a char_lm model")
         _evaluate_text(loaded, data)
         return
-    predictor = ensemble_of(loaded, model, ensemble, device) if ensemble else loaded
+    predictor = with_others(loaded, model, ensemble, device)
     with write_beside(errors) if errors is not None else nullcontext() as stream:
         found = _evaluate_pairs(predictor, data, beam, length_penalty, batch_size)
         if stream is not None:

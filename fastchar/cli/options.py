@@ -73,15 +73,11 @@ def open_seq2seq(path: str, device: str) -> Seq2Seq:
     return model
 
 
-def open_ensemble(path: str, others: list[str] | None, device: str) -> Predictor:
-    """The model in ``path``, or with ``others`` an ensemble of all of them."""
-    first = open_seq2seq(path, device)
-    return ensemble_of(first, path, others, device) if others else first
-
-
-def ensemble_of(first: Seq2Seq, path: str, others: list[str], device: str) -> Predictor:
-    """The model ``first``, which is that in ``path``, with ``others``. Raises
-    :class:`InputError`."""
+def with_others(first: Seq2Seq, path: str, others: list[str] | None, device: str) -> Predictor:
+    """The model ``first``, which is that in ``path``, and if there are ``others`` an ensemble of
+    all. Raises :class:`InputError`."""
+    if not others:
+        return first
     from fastchar.models import Ensemble
 
     models = [first]

@@ -20,9 +20,10 @@ from fastchar.cli.options import (
     Ensemble,
     LengthPenalty,
     Model,
-    open_ensemble,
+    open_seq2seq,
     paragraphs,
     warn,
+    with_others,
 )
 from fastchar.files import InputError, name_of, one_cell, read_lines, shorten, write_beside
 
@@ -71,7 +72,7 @@ def predict(
     beam = max(5, n_best) if beam is None else beam
     if n_best > beam:
         raise InputError(f"--n-best: expected at most the beam ({beam}), got {n_best}")
-    loaded = open_ensemble(model, ensemble, device)
+    loaded = with_others(open_seq2seq(model, device), model, ensemble, device)
     unseen = Unseen(loaded.source)
 
     def answer(stream: TextIO) -> None:

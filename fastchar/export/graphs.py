@@ -37,9 +37,6 @@ class Encoder(nn.Module):
 
     def forward(self, ids: Tensor, lengths: Tensor) -> tuple[Tensor, ...]:
         memory, state = self.model._encode(ids, lengths)
-        if self.model.config["input_feeding"]:
-            # What the decoder takes for the first step, in which it has no vector to be fed yet.
-            state = (*state, torch.zeros_like(state[0][:1]))
         return (*memory, *state)
 
 

@@ -13,7 +13,8 @@ from fastchar.models.attention import Attention, Memory
 from fastchar.models.dropout import Dropout
 from fastchar.nn import Embedding, EmbeddingLSTM, LSTMCell
 
-# (h [L, K*B, H], c [L, K*B, H]), and with input feeding the last attentional vector [1, K*B, H].
+# (h [L, K*B, H], c [L, K*B, H]), and with input feeding the last attentional vector [1, K*B, H],
+# zeros at the start.
 DecoderState = tuple[Tensor, ...]
 
 
@@ -43,7 +44,7 @@ class Encoder(nn.Module):
         self.bridge_c = nn.Linear(2 * hidden_size, decoder_layers * hidden_size)
         self.decoder_layers = decoder_layers
 
-    def forward(self, ids: Tensor, lengths: Tensor) -> tuple[Tensor, DecoderState]:
+    def forward(self, ids: Tensor, lengths: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """ids [S, B], lengths [B] to states [S, B, 2H] and the decoder's h, c, each [L, B, H]."""
         states, (h, c) = self.rnn(ids, lengths=lengths)  # [S, B, 2H], [2 * layers, B, H] twice
         last_h = torch.cat([h[-2], h[-1]], dim=-1)  # [B, 2H], where each direction stops
@@ -67,8 +68,6 @@ class Decoder(nn.Module):
     batched products.
     """
 
-    states = 2  # tensors of its state: h, c
-
     def __init__(
         self,
         symbols: int,
@@ -88,6 +87,10 @@ class Decoder(nn.Module):
         )
         self.attention = attention
         self.dropout = Dropout(dropout)
+
+    def start(self, h: Tensor, c: Tensor) -> DecoderState:
+        """The state before the first symbol, of h, c [L, B, H]."""
+        return h, c
 
     def forward(
         self, ids: Tensor, state: DecoderState, memory: Memory, lengths: Tensor | None = None
@@ -111,8 +114,6 @@ class InputFeedingDecoder(nn.Module):
     longer than `Decoder`, the more so at small sizes. Same interface.
     """
 
-    states = 3  # and after the first step the vector that is fed
-
     def __init__(
         self,
         symbols: int,
@@ -129,14 +130,16 @@ class InputFeedingDecoder(nn.Module):
         self.attention = attention
         self.dropout = Dropout(dropout)
 
+    def start(self, h: Tensor, c: Tensor) -> DecoderState:
+        """As `Decoder.start`; the first step is fed zeros."""
+        return h, c, torch.zeros_like(h[:1])
+
     def forward(
         self, ids: Tensor, state: DecoderState, memory: Memory, lengths: Tensor | None = None
     ) -> tuple[Tensor, Tensor, DecoderState]:
         """As `Decoder.forward`; `lengths` save nothing here."""
-        h, c = list(state[0]), list(state[1])  # L of [K*B, H]
+        h, c, fed = list(state[0]), list(state[1]), state[2][0]  # L of [K*B, H] twice, [K*B, H]
         B = memory.mask.shape[0]
-        # The first step is fed zeros.
-        fed = state[2][0] if len(state) == 3 else torch.zeros_like(h[0])
         vectors, weights = [], []
         for x in self.embedding(ids):  # [K*B, E]
             below = torch.cat([x, fed], dim=-1)

@@ -5,6 +5,7 @@ Shapes as in `fastchar.models.seq2seq`.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable
 from typing import NamedTuple, cast
@@ -19,12 +20,13 @@ from fastchar.models.seq2seq import Seq2Seq
 
 
 class Memories(NamedTuple):
-    """What each model's decoder reads of the sources."""
+    """What each model's decoder reads of the sources, and of how many tensors its state is."""
 
     each: tuple[Memory, ...]
+    sizes: tuple[int, ...]
 
     def select(self, sentences: Tensor) -> Memories:
-        return Memories(tuple(memory.select(sentences) for memory in self.each))
+        return Memories(tuple(memory.select(sentences) for memory in self.each), self.sizes)
 
 
 class Ensemble(Predictor[Memories]):
@@ -60,24 +62,15 @@ class Ensemble(Predictor[Memories]):
 
     def _encode(self, ids: Tensor, lengths: Tensor) -> tuple[Memories, State]:
         memories, states = zip(*(m._encode(ids, lengths) for m in self._each()), strict=True)
-        return Memories(memories), sum(states, ())
+        return Memories(memories, tuple(map(len, states))), sum(states, ())
 
     def _step(self, last: Tensor, state: State, memory: Memories) -> tuple[Tensor, State]:
-        log_probs, states = [], []
-        for model, own, part in zip(self._each(), self._split(state), memory.each, strict=True):
-            scores, after = model._step(last, own, part)
+        log_probs, states, parts = [], [], iter(state)
+        for model, own, size in zip(self._each(), memory.each, memory.sizes, strict=True):
+            scores, after = model._step(last, tuple(itertools.islice(parts, size)), own)
             log_probs.append(scores)
             states.append(after)
         return _mean(log_probs), sum(states, ())
-
-    def _split(self, state: State) -> list[State]:
-        """Each model's own part of the state."""
-        models = self._each()
-        # They start from h and c; a decoder that is fed its last vector has that besides.
-        start = len(state) == 2 * len(models)
-        sizes = [2 if start else model.decoder.states for model in models]
-        parts = iter(state)
-        return [tuple(next(parts) for _ in range(size)) for size in sizes]
 
     def _log_probs(
         self, source_ids: Tensor, source_lengths: Tensor, target_ids: Tensor

@@ -102,8 +102,8 @@ class Seq2Seq(Predictor[Memory], Pretrained):
         return -self._loss(vectors, targets, reduction="none").view_as(targets), weights
 
     def _encode(self, ids: Tensor, lengths: Tensor) -> tuple[Memory, DecoderState]:
-        states, start = self.encoder(ids, lengths)
-        return self.decoder.attention.memory(states, lengths), start
+        states, (h, c) = self.encoder(ids, lengths)
+        return self.decoder.attention.memory(states, lengths), self.decoder.start(h, c)
 
     def _force(
         self, source_ids: Tensor, source_lengths: Tensor, inputs: Tensor, targets: Tensor

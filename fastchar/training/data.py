@@ -22,6 +22,7 @@ from fastchar.files import (
 )
 from fastchar.models import CharLM, Seq2Seq
 from fastchar.text import Vocabulary
+from fastchar.text.vocabulary import Normalization
 from fastchar.training.batches import Loader, PairLoader, Ragged, TextLoader
 from fastchar.training.config import Config
 from fastchar.training.initial import initial_model
@@ -122,11 +123,7 @@ class TextData(_Data):
 
 
 def vocabularies(pairs: Sequence[Pair], config: Config) -> tuple[Vocabulary, Vocabulary]:
-    """The vocabularies of sources and targets: those of the model to begin from, or by the modes
-    that ``config`` names."""
-    if (model := initial_model(config.init_from)) is not None:
-        assert isinstance(model, Seq2Seq)
-        return model.source, model.target
+    """The vocabularies of sources and targets, by the modes that ``config`` names."""
     mode = config.target_mode
     if mode == "auto":
         symbols = {symbol for _, target in pairs for symbol in target.split(" ")}
@@ -157,16 +154,26 @@ def make_data(
 
     Raises :class:`InputError`.
     """
+    initial = initial_model(config.init_from)
     if isinstance(content, str):
         assert not isinstance(held_out, list)
-        return _text_data(config, content, held_out)
+        assert not isinstance(initial, Seq2Seq)
+        return _text_data(config, content, held_out, initial)
     assert not isinstance(held_out, str)
-    content = _normalized(content, config)
+    assert not isinstance(initial, CharLM)
+    if initial is None:
+        reader = Vocabulary.build([], mode=config.source_mode, normalize=config.normalize)
+    else:
+        reader = initial.source
+    content = _normalized(content, reader, config.normalize)
     if held_out is None:
         train, dev = _hold_out(config, content)
     else:
-        train, dev = content, _normalized(held_out, config)
-    source, target = vocabularies(train, config)
+        train, dev = content, _normalized(held_out, reader, config.normalize)
+    if initial is None:
+        source, target = vocabularies(train, config)
+    else:
+        source, target = initial.source, initial.target
     data = PairData(
         train,
         dev,
@@ -176,7 +183,7 @@ def make_data(
         seed=config.seed,
         dev_words=config.dev_words,
     )
-    if config.init_from is not None:
+    if initial is not None:
         data.unseen = _unseen(source, (s for s, _ in train))
         if line := _unseen(target, (t for _, t in train)):
             raise InputError(
@@ -193,15 +200,10 @@ def _unseen(vocabulary: Vocabulary, texts: Iterable[str]) -> str | None:
     return unseen.line()
 
 
-def _normalized(pairs: list[Pair], config: Config) -> list[Pair]:
-    """Sources as the model will read them, so that two spellings of one, by another normal form or
-    with blanks more or less between separated symbols, are one source, on one side of the split;
-    and targets in the normal form."""
-    reader = Vocabulary.build([], mode=config.source_mode, normalize=config.normalize)
-    if (model := initial_model(config.init_from)) is not None:
-        assert isinstance(model, Seq2Seq)
-        reader = model.source
-    form = config.normalize
+def _normalized(pairs: list[Pair], reader: Vocabulary, form: Normalization | None) -> list[Pair]:
+    """Sources as the model will read them by ``reader``, so that two spellings of one, by another
+    normal form or with blanks more or less between separated symbols, are one source, on one side
+    of the split; and targets in the normal form."""
     return [
         (
             reader.join(reader.split(source)),
@@ -226,15 +228,14 @@ def _hold_out(config: Config, pairs: list[Pair]) -> tuple[list[Pair], list[Pair]
     return [p for p in pairs if p[0] != one], [p for p in pairs if p[0] == one]
 
 
-def _text_data(config: Config, train: str, dev: str | None) -> TextData:
+def _text_data(config: Config, train: str, dev: str | None, initial: CharLM | None) -> TextData:
     if dev is None:
         cut = len(train) - len(train) // 10
         train, dev = train[:cut], train[cut:]
-    if (model := initial_model(config.init_from)) is not None:
-        assert isinstance(model, CharLM)
-        vocabulary = model.vocabulary
-    else:
+    if initial is None:
         vocabulary = Vocabulary.build([train], mode=config.source_mode, normalize=config.normalize)
+    else:
+        vocabulary = initial.vocabulary
     # Every stream needs two symbols: one to read and one to predict.
     for part, path, what, least in (
         (train, config.data, "training", 2 * config.batch_size),
@@ -243,7 +244,7 @@ def _text_data(config: Config, train: str, dev: str | None) -> TextData:
         if (got := len(vocabulary.split(part))) < least:
             raise InputError(f"{name_of(path)}: expected {least} {what} symbols or more, got {got}")
     data = TextData(train, dev, vocabulary, batch_size=config.batch_size, chunk=config.chunk)
-    if config.init_from is not None:
+    if initial is not None:
         data.unseen = _unseen(vocabulary, [train])
     return data
 
