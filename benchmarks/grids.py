@@ -85,6 +85,10 @@ GRIDS: dict[str, dict[str, list[Point]]] = {
     },
     "lstm_cell_loop": {"quick": LOOP_QUICK, "full": LOOP_FULL},
     "lstm_step_loop": {"quick": LOOP_QUICK, "full": LOOP_FULL},
+    "generation": {
+        "quick": grid({"H": (256, 512), "E": (128,), "L": (1,), "T": (100,)}),
+        "full": grid({"H": (128, 256, 512, 1024), "E": (128,), "L": (1, 2), "T": (100,)}),
+    },
     "linear": {
         "quick": grid({"E": (128,), "H": (256,), "N": (512, 8192)}),
         "full": grid({"E": (64, 256, 512), "H": (128, 256, 512), "N": (512, 4096, 16384)}),
@@ -112,6 +116,10 @@ COMPILED: dict[str, list[Point]] = {
         {"H": 128, "E": 128, "B": 1, "T": 20},
         {"H": 256, "E": 128, "B": 32, "T": 20},
         {"H": 1024, "E": 128, "B": 128, "T": 20},
+    ],
+    "generation": [
+        {"H": 256, "E": 128, "L": 1, "T": 100},
+        {"H": 1024, "E": 128, "L": 2, "T": 100},
     ],
     "linear_cross_entropy": [
         {"V": 64, "H": 256, "N": 4096},

@@ -175,6 +175,15 @@ def lstm_cell_loop(point: Point) -> Work:
     return Work(flops, 2 * weights + states, cold, weights, passes=2 * T)
 
 
+def generation(point: Point) -> Work:
+    """A symbol's rows of the first layer's projection once, all other weights at every step."""
+    T, E, H, L = (point[axis] for axis in "TEHL")
+    weights = 4 * H * H * (2 * L - 1) + SYMBOLS * H
+    rows = min(T, SYMBOLS) * 4 * H * E
+    inputs = SYMBOLS * E + 4 * H * E
+    return Work(2.0 * (rows + T * weights), FLOAT * (inputs + weights), 0, FLOAT * weights, T)
+
+
 def linear(point: Point) -> Work:
     """Three products; rows read twice, their gradient once, and both outputs written."""
     N, E, G = point["N"], point["E"], 4 * point["H"]

@@ -26,6 +26,14 @@ STABLE_TORCH_LIBRARY(fastchar, m) {
          "lstm_step_backward(Tensor? grad_h_new, Tensor? grad_c_new, Tensor act, Tensor c, "
          "Tensor w_ih, Tensor w_hh, bool need_x, bool need_h) "
          "-> (Tensor grad_gates, Tensor grad_x, Tensor grad_h, Tensor grad_c)");
+  // A language model's own text: what follows symbol `first` and the state h0, c0 [L, H], a
+  // symbol for each of `draws` [n] in [0, 1). weights: w_ih, w_hh, b_ih, b_hh of each layer.
+  // After `end` comes nothing but `end`, and from a step without a distribution on -1.
+  define(
+      m,
+      "lstm_generate(int first, Tensor table, Tensor[] weights, Tensor output_weight, "
+      "Tensor output_bias, Tensor h0, Tensor c0, Tensor draws, float temperature, int top_k, "
+      "float top_p, int end) -> (Tensor ids, Tensor h_n, Tensor c_n)");
   define(m,
          "lstm_sequence(Tensor gates, Tensor? ids, Tensor w_hh, Tensor h0, Tensor c0, "
          "Tensor? lengths, bool reverse, bool save) "

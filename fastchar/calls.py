@@ -98,14 +98,15 @@ def contiguous(x: Tensor | None) -> Tensor | None:
     return None if x is None else x.contiguous()
 
 
-def last(name: str) -> Call:
-    """A backward op without a derivative of its own: it says so instead of giving zeros."""
+def last(
+    name: str,
+    why: str = "Second derivatives come from differentiating the forward op with "
+    "create_graph=True, which does not run this one.",
+) -> Call:
+    """An op without a derivative, a backward most of all: it says so instead of giving zeros."""
 
     def backward(ctx: Any, *grads: Tensor) -> Grads:
-        raise NotImplementedError(
-            f"fastchar::{name} has no derivative. Second derivatives come from differentiating "
-            f"the forward op with create_graph=True, which does not run this one."
-        )
+        raise NotImplementedError(f"fastchar::{name} has no derivative. {why}")
 
     register_autograd(f"fastchar::{name}", backward)
     return direct(name)

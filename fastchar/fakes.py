@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.library import register_fake
 
@@ -72,6 +73,25 @@ def _(
     new = c.new_empty
     of_x, of_h = new(B, E) if need_x else new(0), new(B, H) if need_h else new(0)
     return new(B, 4 * H), of_x, of_h, new(B, H)
+
+
+@fake("lstm_generate")
+def _(
+    first: int,
+    table: Tensor,
+    weights: list[Tensor],
+    output_weight: Tensor,
+    output_bias: Tensor,
+    h0: Tensor,
+    c0: Tensor,
+    draws: Tensor,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    end: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    ids = draws.new_empty(draws.shape, dtype=torch.int64)
+    return ids, h0.new_empty(h0.shape), c0.new_empty(c0.shape)
 
 
 @fake("lstm_sequence")

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastchar import backend, reference, streams, torch_lstm
+from fastchar.generation import lstm_generate
 from fastchar.linear import full_precision, linear, linear_cross_entropy
 from fastchar.reference.cell import State
 from fastchar.reference.layers import (
@@ -41,7 +42,15 @@ from fastchar.torch_lstm import Stack
 if backend.native():
     from fastchar import ops
 
-__all__ = ["embedding", "embedding_lstm", "linear", "linear_cross_entropy", "lstm", "lstm_cell"]
+__all__ = [
+    "embedding",
+    "embedding_lstm",
+    "linear",
+    "linear_cross_entropy",
+    "lstm",
+    "lstm_cell",
+    "lstm_generate",
+]
 
 # Elements of a lookup up to which torch's own is the faster one on the CPU, nothing of it being
 # Python: by itself, and with its gradient, of which torch's takes one thread.

@@ -3,11 +3,13 @@
 Import only with the native library loaded.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from fastchar import autograd, layer, steps
-from fastchar.calls import Call, contiguous, recorded
+from fastchar.calls import Call, contiguous, last, recorded
 
 
 def embedding(
@@ -97,6 +99,34 @@ def lstm_layer(
     save = recorded(x, table, w_ih, b_ih, b_hh, w_hh, h0, c0)
     y, h_n, c_n, _, _ = layer.lstm_layer(*tensors, padding_idx, reverse, save)
     return y, h_n, c_n
+
+
+def lstm_generate(
+    first: int,
+    table: Tensor,
+    weights: Sequence[Tensor],
+    output_weight: Tensor,
+    output_bias: Tensor,
+    h0: Tensor,
+    c0: Tensor,
+    draws: Tensor,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    end: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(ids [n], h_n, c_n [L,H]); see `reference.lstm_generate`. CPU only, without a derivative."""
+    ids, h_n, c_n = _lstm_generate(
+        first,
+        table.contiguous(),
+        [w.contiguous() for w in weights],
+        *(t.contiguous() for t in (output_weight, output_bias, h0, c0, draws)),
+        *(temperature, top_k, top_p, end),
+    )
+    return ids, h_n, c_n
+
+
+_lstm_generate = last("lstm_generate", "Its results are drawn, symbol by symbol.")
 
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

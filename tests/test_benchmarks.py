@@ -39,6 +39,7 @@ TINY: dict[str, covering.Point] = {
     "lstm_ragged": {"H": 13, "E": 8, "B": 6, "T": 8, "L": 2, "bidirectional": 1},
     "lstm_cell_loop": {"H": 13, "E": 8, "B": 3, "T": 7},
     "lstm_step_loop": {"H": 13, "E": 8, "B": 3, "T": 7},
+    "generation": {"H": 13, "E": 8, "L": 2, "T": 7},
     "linear": {"E": 64, "H": 32, "N": 512},  # the smallest that the kernel takes
     "linear_cross_entropy": {"V": 17, "H": 13, "N": 100},
     "seq2seq_training": {"H": 16, "B": 8},

@@ -126,6 +126,58 @@ def test_greedy_text_is_the_argmax_chain() -> None:
     assert model.generate("the c", length=20, top_k=1) == expected
 
 
+@pytest.mark.parametrize("options", VARIANTS)
+@pytest.mark.parametrize(
+    "way", [{}, {"temperature": 0.0}, {"temperature": 0.7, "top_k": 9, "top_p": 0.9}]
+)
+def test_one_call_writes_what_the_modules_do(options: dict, way: dict) -> None:
+    """The text is the same whether many symbols are one call or each is a call of the modules: so
+    with hooks, which see every step. Long enough for several calls, from any prompt."""
+    model, seen = make(**options), []
+    with torch.no_grad():
+        model.output.bias[VOCABULARY.eos_id] = -100
+    for prompt in ("", "t", "the cat"):
+        expected = model.generate(prompt, length=60, seed=1, **way)
+        handle = model.rnn.register_forward_hook(lambda *_: seen.append(1))
+        assert model.generate(prompt, length=60, seed=1, **way) == expected
+        handle.remove()
+    assert len(seen) == 3 * 60
+
+
+@pytest.mark.parametrize("where", ["dropout", "output", "project", "rnn.lstm", "rnn.embedding"])
+def test_replaced_modules_write(where: str) -> None:
+    """A part that somebody hooked or replaced is called, a symbol at a time."""
+    model, seen = make(tie_embeddings=True), []
+    expected = model.generate("the", length=20, seed=1)
+    model.get_submodule(where).register_forward_hook(lambda *_: seen.append(1))
+    assert model.generate("the", length=20, seed=1) == expected
+    assert len(seen) == 20
+
+
+def test_no_grad_and_weights_of_now() -> None:
+    """Texts are written by the weights of the moment, and leave no gradients."""
+    model = make()
+    with torch.no_grad():
+        model.output.bias[VOCABULARY.eos_id] = -100
+    before = model.generate(length=40, seed=1)
+    model.output.weight.data.neg_()
+    assert model.generate(length=40, seed=1) != before
+    model.output.weight.data.neg_()
+    assert model.generate(length=40, seed=1) == before
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_a_model_of_nan_says_so() -> None:
+    """No text comes of logits that make no distribution, by either way."""
+    model = make()
+    with torch.no_grad():
+        model.output.weight[5, 0] = float("nan")
+    for _ in range(2):
+        with pytest.raises(ValueError, match="logits: expected a finite one at least, and no NaN"):
+            model.generate(length=5, seed=0)
+        model.output.register_forward_hook(lambda *_: None)
+
+
 def test_special_symbols_are_never_drawn() -> None:
     """<pad>, <bos> and <unk> never come; <eos> ends the text."""
     model = make()

@@ -25,6 +25,8 @@ def samples() -> list[tuple[str, tuple[object, ...]]]:
     bias = real(4 * H, grad=True)
     head = (real(4, H, grad=True), real(V, H, grad=True), real(V, grad=True))
     bare = (real(4, H), real(V, H), real(V))
+    layers = [real(4 * H, E), real(4 * H, H), real(4 * H), real(4 * H)]
+    layers += [real(4 * H, H), real(4 * H, H), real(4 * H), real(4 * H)]
     return [
         ("embedding", (real(V, E, grad=True), ids, -1, False)),
         ("embedding", (real(V, E, grad=True), ids.int(), 2, True)),
@@ -39,6 +41,10 @@ def samples() -> list[tuple[str, tuple[object, ...]]]:
                                 real(4 * H, E), start[0], True, False)),
         ("lstm_step_backward", (None, real(B, H), real(B, 4 * H), real(B, H),
                                 real(4 * H, E), start[0], False, True)),
+        ("lstm_generate", (1, real(V, E), layers[:4], *bare[1:], real(1, H), real(1, H),
+                           torch.rand(T, dtype=torch.float64), 0.8, 3, 0.9, 2)),
+        ("lstm_generate", (0, real(V, E), layers, *bare[1:], real(2, H), real(2, H),
+                           torch.rand(0, dtype=torch.float64), 0.0, V, 1.0, -5)),
         ("linear", (real(B, E, grad=True), real(H, E, grad=True), real(H, grad=True))),
         ("linear", (real(B, E, grad=True), real(H, E), None)),
         ("linear_input_grad", (real(B, H), real(H, E))),

@@ -13,6 +13,7 @@ CPU_ONLY = {
     "lstm_step": "functional.lstm_cell: cuBLAS's products and lstm_cell",
     "lstm_step_backward": "autograd of those products and lstm_cell_backward",
     "lstm_step_weight_grad": "autograd of those",
+    "lstm_generate": "models.CharLM: its modules, a symbol a call",
     "lstm_layer": "functional._run: cuBLAS's projection and lstm_sequence",
     "lstm_layer_backward": "autograd of those",
     "linear": "cuBLAS",

@@ -46,7 +46,7 @@ def all_groups() -> dict[str, Group]:
     """Groups by name, in the order of the report."""
     modules = (
         *("embedding", "lstm_uniform", "lstm_dense", "lstm_ragged"),
-        *("cell_loop", "linear", "loss", "seq2seq"),
+        *("cell_loop", "generation", "linear", "loss", "seq2seq"),
     )
     found = [group for name in modules for group in import_module(f".{name}", __name__).GROUPS]
     return {group.name: group for group in found}

@@ -16,6 +16,7 @@ namespace {
 #include "loss.h"
 #include "cell.h"
 #include "step.h"
+#include "generate.h"
 #include "lstm_tile.h"
 #include "lstm_forward.h"
 #include "step_packed.h"
@@ -35,6 +36,7 @@ constexpr KernelTable<T> make_table() {
       lstm_cell_backward<T>,
       lstm_step<T>,
       lstm_step_backward<T>,
+      lstm_generate_step<T>,
       lstm_forward<T>,
       lstm_backward<T>,
       linear<T>,

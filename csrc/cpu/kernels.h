@@ -128,6 +128,24 @@ struct LstmStepBackwardParams {
   int64_t E;
 };
 
+// One step of a language model on one symbol: LSTM layers, and the logits of the next symbol.
+template <class T>
+struct LstmGenerateParams {
+  const T* table;           // [V, E]
+  const T* const* weights;  // [L, 4]: w_ih [4H, E], above layer 0 [4H, H], w_hh, b_ih, b_hh
+  const T* output_weight;   // [V, H]
+  const T* output_bias;     // [V]
+  T* rows;                  // [V, 4H], what layer 0 makes of each symbol, b_ih included
+  const T* h;               // [L, H]
+  T* h_new;                 // [L, H]
+  T* c;                     // [L, H], updated in place
+  T* act;                   // [4H], scratch
+  T* logits;                // [V]
+  int64_t V, E, H, L;
+  int64_t id;  // in 0..V-1
+  bool fresh;  // rows[id] is not there yet: to be made in this step
+};
+
 // A whole sequence in one call.
 template <class T>
 struct LstmSequenceParams {
@@ -289,6 +307,7 @@ struct KernelTable {
   void (*lstm_cell_backward)(const LstmCellBackwardParams<T>&, const Team&);
   void (*lstm_step)(const LstmStepParams<T>&, const Team&);
   void (*lstm_step_backward)(const LstmStepBackwardParams<T>&, const Team&);
+  void (*lstm_generate_step)(const LstmGenerateParams<T>&, const Team&);
   void (*lstm_forward)(const LstmSequenceParams<T>&, const Team&);
   void (*lstm_backward)(const LstmSequenceBackwardParams<T>&, const Team&);
   void (*linear)(const LinearParams<T>&, const Team&);

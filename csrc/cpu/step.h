@@ -7,6 +7,10 @@
 //
 // Backward, the weights' rows are read once, a few at a time.
 
+// Weights are asked for this many bytes ahead of their turn: the processor does so by itself,
+// but not from one page into the next, and four streams come to a page's end often.
+constexpr int64_t kStepAhead = 512;
+
 // Rows of [x h] that share a load of the weights.
 constexpr int kStepRows = kVectorRegisters == 32 ? 5 : 2;
 
@@ -16,7 +20,10 @@ FASTCHAR_INLINE void add_products(const T* w, int64_t gate, const T* const (&a)[
                                   int64_t n, Vec<T> (&sums)[4][R]) {
   Vec<T> weights[4];
 #pragma GCC unroll 4
-  for (int g = 0; g < 4; ++g) weights[g] = load_upto(w + g * gate + k, n);
+  for (int g = 0; g < 4; ++g) {
+    weights[g] = load_upto(w + g * gate + k, n);
+    __builtin_prefetch(w + g * gate + k + kStepAhead / sizeof(T));
+  }
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
     const Vec<T> x = load_upto(a[r] + k, n);

@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from fastchar import reference
+
 
 def check_sampling(temperature: float, top_k: int | None, top_p: float | None) -> None:
     """Raises `ValueError` for a setting of `sample` that makes no sense."""
@@ -32,21 +34,18 @@ def sample(
     probable symbols (of equal ones the first), `top_p` the fewest that together have at least that
     probability (the nucleus, Holtzman 2020); with both, the nucleus is sought among the k. Draws
     are made on the CPU, so that a `generator`'s seed means the same wherever the model is.
+    `ValueError` for an option that makes no sense, and for logits that make no distribution.
     """
     check_sampling(temperature, top_k, top_p)
-    logits = logits.detach().cpu().double()
-    if temperature == 0:
-        return logits.argmax(-1)
-    if top_k is not None:
-        kept = logits.sort(descending=True, stable=True).indices[:, :top_k]
-        out = torch.ones_like(logits, dtype=torch.bool).scatter_(-1, kept, False)
-        logits = logits.masked_fill(out, float("-inf"))
-    # The largest at 0, so that no temperature makes an infinity of it.
-    logits = logits - logits.amax(-1, keepdim=True)
-    probabilities = (logits / temperature).softmax(-1)
-    if top_p is not None:
-        ranked, order = probabilities.sort(descending=True, stable=True)
-        # A symbol is out if those before it have enough already; the first one never is.
-        out = ranked.cumsum(-1) - ranked >= top_p
-        probabilities = ranked.masked_fill(out, 0).gather(-1, order.argsort())
-    return torch.multinomial(probabilities, 1, generator=generator).squeeze(-1)
+    logits = logits.detach().cpu()
+    draws = torch.rand(len(logits), dtype=torch.float64, generator=generator)
+    return drawn(reference.draw(logits, draws, temperature, top_k, top_p))
+
+
+def drawn(ids: Tensor) -> Tensor:
+    """The ids; ValueError where one is -1, of logits that made no distribution."""
+    if (ids < 0).any():
+        raise ValueError(
+            "logits: expected a finite one at least, and no NaN or inf, got no distribution"
+        )
+    return ids

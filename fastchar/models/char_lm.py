@@ -5,6 +5,7 @@ Shapes: T steps, B streams, V symbols, E embedding, H hidden, L layers. Time-maj
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,13 +13,19 @@ import torch
 from torch import Tensor, nn
 
 from fastchar import functional
-from fastchar.decoding import check_sampling, inference, sample
+from fastchar.decoding import check_sampling, drawn, inference, sample
 from fastchar.models.dropout import Dropout
 from fastchar.models.pretrained import Pretrained, check_vocabulary
 from fastchar.nn import EmbeddingLSTM
+from fastchar.nn.embedding_lstm import is_as_made
 from fastchar.text import Vocabulary
 
 State = tuple[Tensor, Tensor]  # h, c, each [L, B, H]
+
+NEVER = [Vocabulary.pad_id, Vocabulary.bos_id, Vocabulary.unk_id]  # drawn
+# Symbols drawn in one call, at first and after a while: a reader waits for the first ones, and what
+# each call does besides should be little beside the rest.
+FIRST, MOST = 16, 256
 
 
 class CharLM(Pretrained):
@@ -140,19 +147,75 @@ class CharLM(Pretrained):
         top_p: float | None,
         generator: torch.Generator,
     ) -> Iterator[int]:
-        never = [Vocabulary.pad_id, Vocabulary.bos_id, Vocabulary.unk_id]
+        """Symbols that follow `ids`, until <eos>: by one call for many where nothing but the
+        parameters says how, else by the modules, one symbol a call."""
+        options = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+        if self._is_as_made():
+            return self._draw_many(ids, length, generator, options)
+        return self._draw_each(ids, length, generator, options)
+
+    def _is_as_made(self) -> bool:
+        """Whether the modules are those of `__init__`, without hooks, and compute in the dtype of
+        their parameters, on the CPU."""
+        rnn, project, weight = self.rnn, self.project, self.output.weight
+        return (
+            is_as_made(rnn, EmbeddingLSTM)
+            and rnn.folds()
+            and len(rnn.lstm._weights()) == 4 * rnn.lstm.num_layers
+            and is_as_made(self.dropout, Dropout)
+            and is_as_made(project, nn.Linear if isinstance(project, nn.Linear) else nn.Identity)
+            and is_as_made(self.output, nn.Linear)
+            and weight.is_cpu
+            and weight.dtype in (torch.float32, torch.float64)
+            and not torch.is_autocast_enabled("cpu")
+        )
+
+    def _draw_many(
+        self, ids: list[int], length: int, generator: torch.Generator, options: dict[str, Any]
+    ) -> Iterator[int]:
+        last = ids[-1]
+        with inference(self):
+            h, c = self._state_after(ids[:-1])
+        at_once = FIRST
+        while length > 0:
+            draws = torch.rand(min(length, at_once), dtype=torch.float64, generator=generator)
+            # Entered for each call, so that what the caller does between them is not touched.
+            with inference(self):
+                weight, bias = self.output.weight, self.output.bias.clone()
+                bias[NEVER] = -math.inf
+                if isinstance(self.project, nn.Linear):
+                    weight = weight @ self.project.weight
+                table, weights = self.rnn.embedding.weight, self.rnn.lstm._weights()
+                written, h, c = functional.lstm_generate(
+                    *(last, table, weights, weight, bias, h, c, draws),
+                    **options,
+                    end=Vocabulary.eos_id,
+                )
+            for last in drawn(written).tolist():
+                yield last
+            length -= len(draws)
+            at_once = min(2 * at_once, MOST)
+
+    def _state_after(self, ids: list[int]) -> State:
+        """h, c [L, H] of a text."""
+        if ids:
+            _, (h, c) = self.rnn(torch.tensor(ids))
+            return h, c
+        lstm = self.rnn.lstm
+        zeros = self.output.weight.new_zeros(lstm.num_layers, lstm.hidden_size)
+        return zeros, zeros
+
+    def _draw_each(
+        self, ids: list[int], length: int, generator: torch.Generator, options: dict[str, Any]
+    ) -> Iterator[int]:
         state: State | None = None
         for _ in range(length):
-            # Entered for each step, so that what the caller does between them is not touched.
             with inference(self):
                 chunk = torch.tensor(ids, device=self.output.bias.device).unsqueeze(1)
                 hidden, state = self._hidden(chunk, state)
                 last = self.output(hidden[-1])
-                last[:, never] = float("-inf")
-            drawn = sample(
-                last, temperature=temperature, top_k=top_k, top_p=top_p, generator=generator
-            )
-            ids = drawn.tolist()
+                last[:, NEVER] = -math.inf
+            ids = sample(last, generator=generator, **options).tolist()
             yield ids[0]
 
 

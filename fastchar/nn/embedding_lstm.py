@@ -99,10 +99,9 @@ class EmbeddingLSTM(nn.Module):
     ) -> tuple[Tensor, State]:
         if isinstance(ids, PackedSequence):
             raise TypeError("ids: expected a padded Tensor and lengths=, got a PackedSequence")
-        embedding, lstm = self.embedding, self.lstm
-        as_made = _as_made(embedding, Embedding) and _as_made(lstm, LSTM)
-        if not as_made or not _foldable(embedding) or _has_any_global_hook():
+        if not self.folds():
             return self._one_after_the_other(ids, hx, lengths)
+        embedding, lstm = self.embedding, self.lstm
 
         def run(ids: Tensor, hx: State | None) -> Result:
             table, weights = embedding.weight, lstm._weights()
@@ -119,6 +118,12 @@ class EmbeddingLSTM(nn.Module):
             )
 
         return lstm._run_padded(ids, hx, 0, run)
+
+    def folds(self) -> bool:
+        """Whether a call is one of `functional.embedding_lstm` on the parameters."""
+        embedding, lstm = self.embedding, self.lstm
+        as_made = is_as_made(embedding, Embedding) and is_as_made(lstm, LSTM)
+        return as_made and _foldable(embedding) and not _has_any_global_hook()
 
     def _one_after_the_other(
         self, ids: Tensor, hx: State | None, lengths: Tensor | None
@@ -137,7 +142,7 @@ class EmbeddingLSTM(nn.Module):
         )
 
 
-def _as_made(module: nn.Module, cls: type[nn.Module]) -> bool:
+def is_as_made(module: nn.Module, cls: type[nn.Module]) -> bool:
     """Whether a call of `module` would run the forward of `cls` and nothing besides.
 
     Not so with hooks (older weight norm, pruning and FSDP are made of them), and where an adapter

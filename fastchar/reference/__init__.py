@@ -10,6 +10,7 @@ Shapes: T steps, B sequences, N = T*B tokens, V symbols, E embedding, H hidden, 
 
 from fastchar.reference.cell import cell_step, cell_step_backward, lstm_cell
 from fastchar.reference.embedding import embedding, embedding_backward
+from fastchar.reference.generation import draw, lstm_generate
 from fastchar.reference.layers import embedding_lstm, lstm
 from fastchar.reference.linear import linear
 from fastchar.reference.loss import (
@@ -22,6 +23,7 @@ from fastchar.reference.sequence import lstm_sequence, lstm_sequence_backward
 __all__ = [
     "cell_step",
     "cell_step_backward",
+    "draw",
     "embedding",
     "embedding_backward",
     "embedding_lstm",
@@ -31,6 +33,7 @@ __all__ = [
     "linear_cross_entropy_backward",
     "lstm",
     "lstm_cell",
+    "lstm_generate",
     "lstm_sequence",
     "lstm_sequence_backward",
 ]

@@ -1,0 +1,50 @@
+"""A language model's own text: one call for many symbols, where the kernel serves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from fastchar import backend, reference
+from fastchar.routing import kernel_dtype
+
+if backend.native():
+    from fastchar import ops
+
+
+def lstm_generate(
+    first: int,
+    table: Tensor,
+    weights: Sequence[Tensor],
+    output_weight: Tensor,
+    output_bias: Tensor,
+    h0: Tensor,
+    c0: Tensor,
+    draws: Tensor,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    end: int = -1,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """ids int64 [n] drawn after symbol `first`, h_n, c_n [L,H]; see `reference.lstm_generate`.
+
+    Without gradients. On the CPU in float32 and float64 the steps, the draws and what is between
+    them are one call.
+    """
+    tensors = (table, *weights, output_weight, output_bias, h0, c0)
+    if not table.is_cpu or kernel_dtype(tensors) is not table.dtype:
+        return reference.lstm_generate(
+            first, table, weights, output_weight, output_bias, h0, c0, draws,
+            temperature, top_k, top_p, end,
+        )  # fmt: skip
+    return ops.lstm_generate(
+        first,
+        table,
+        weights,
+        *(output_weight, output_bias, h0, c0, draws),
+        temperature,
+        table.shape[0] if top_k is None else top_k,
+        1.0 if top_p is None else top_p,
+        end,
+    )
