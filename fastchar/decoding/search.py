@@ -63,9 +63,10 @@ def greedy_search(
     sentence = torch.arange(B, device=limits.device)  # of each column
     last = limits.new_full((B,), Vocabulary.bos_id)
     done = torch.zeros(B, dtype=torch.bool, device=limits.device)
+    allowed = _Allowed(limits)
     for t in range(longest + 1):
         scores, state = step(last, state, memory)  # [B', V]
-        best, last = _allowed(scores, t >= limits).max(-1)
+        best, last = allowed(scores, t, limits).max(-1)
         last = last.masked_fill(done, EOS)
         ids.append(limits.new_full((B,), EOS).index_copy_(0, sentence, last))
         log_prob[sentence] += best.double().masked_fill(done, 0)
@@ -114,11 +115,12 @@ def beam_search(
         limits.new_full((B, n_best, 1), EOS),
     )
     state = tuple(s.repeat(1, K, 1) for s in state)  # column k*B + b
+    allowed = _Allowed(limits)
     for t in range(longest + 1):
         B = sentence.numel()
         scores, state = step(last.t().flatten(), state, memory)  # [K*B, V]
         V = scores.shape[1]
-        candidates = _allowed(scores.view(K, B, V), t >= limits).transpose(0, 1).double()
+        candidates = allowed(scores.view(K, B, V), t, limits).transpose(0, 1).double()
         candidates = (live.unsqueeze(2) + candidates).flatten(1)  # [B, K*V]
         # At most K of 2K end, so that K remain to live on.
         best, index = candidates.topk(min(2 * K, K * V))
@@ -175,13 +177,24 @@ class _Ended(NamedTuple):
         return [Found(_until_eos(i), p, s) for i, p, s in every if s > float("-inf")]
 
 
-def _allowed(scores: Tensor, ending: Tensor) -> Tensor:
-    """scores [*, B, V] with -inf for what may not come next: `ending` [B] allows <eos> alone."""
-    V = scores.shape[-1]
-    forbidden = torch.zeros(V, dtype=torch.bool, device=scores.device)
-    forbidden[NEVER] = True
-    not_eos = torch.arange(V, device=scores.device) != EOS
-    return scores.masked_fill(forbidden | (ending.unsqueeze(1) & not_eos), float("-inf"))
+class _Allowed:
+    """Keeps from coming what may not come next, in a search with these limits [B] or some of
+    them."""
+
+    def __init__(self, limits: Tensor) -> None:
+        self.shortest = int(limits.min()) if limits.numel() else 0
+        self.never: Tensor | None = None  # [V], -inf at what is never chosen
+
+    def __call__(self, scores: Tensor, t: int, limits: Tensor) -> Tensor:
+        """scores [*, B, V] after t symbols; at a sentence's limit only <eos> may come."""
+        if self.never is None:
+            self.never = scores.new_zeros(scores.shape[-1])
+            self.never[NEVER] = float("-inf")
+        scores = scores + self.never
+        if t < self.shortest:
+            return scores
+        not_eos = torch.arange(scores.shape[-1], device=scores.device) != EOS
+        return scores.masked_fill((t >= limits).unsqueeze(1) & not_eos, float("-inf"))
 
 
 def _rows(x: Tensor, index: Tensor) -> Tensor:

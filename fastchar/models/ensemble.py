@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple, cast
 
 import torch
@@ -64,21 +64,22 @@ class Ensemble(Predictor[Memories]):
         memories, states = zip(*(m._encode(ids, lengths) for m in self._each()), strict=True)
         return Memories(memories, tuple(map(len, states))), sum(states, ())
 
-    def _step(self, last: Tensor, state: State, memory: Memories) -> tuple[Tensor, State]:
-        log_probs, states, parts = [], [], iter(state)
+    def _parts(self, memory: Memories, state: State) -> Iterator[tuple[Seq2Seq, Memory, State]]:
+        """Each model with its own memory and state."""
+        parts = iter(state)
         for model, own, size in zip(self._each(), memory.each, memory.sizes, strict=True):
-            scores, after = model._step(last, tuple(itertools.islice(parts, size)), own)
-            log_probs.append(scores)
-            states.append(after)
+            yield model, own, tuple(itertools.islice(parts, size))
+
+    def _step(self, last: Tensor, state: State, memory: Memories) -> tuple[Tensor, State]:
+        steps = [model._step(last, s, own) for model, own, s in self._parts(memory, state)]
+        log_probs, states = zip(*steps, strict=True)
         return _mean(log_probs), sum(states, ())
 
     def _log_probs(
-        self, source_ids: Tensor, source_lengths: Tensor, target_ids: Tensor
+        self, memory: Memories, state: State, target_ids: Tensor
     ) -> tuple[Tensor, Tensor]:
-        log_probs, weights = zip(
-            *(m._log_probs(source_ids, source_lengths, target_ids) for m in self._each()),
-            strict=True,
-        )
+        each = [m._log_probs(own, s, target_ids) for m, own, s in self._parts(memory, state)]
+        log_probs, weights = zip(*each, strict=True)
         return _mean(log_probs), torch.stack(weights).mean(0)
 
 

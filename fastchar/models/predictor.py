@@ -46,11 +46,9 @@ class Predictor(nn.Module, Generic[M]):
         """The step of a search: last symbols [K*B] to log-probabilities [K*B, V] and state."""
         raise NotImplementedError
 
-    def _log_probs(
-        self, source_ids: Tensor, source_lengths: Tensor, target_ids: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def _log_probs(self, memory: M, state: State, target_ids: Tensor) -> tuple[Tensor, Tensor]:
         """Log-probabilities [T-1, K*B] of the symbols of given targets [T, K*B], 0 at <pad>, and
-        the weights [B, (T-1)*K, S] of their attention."""
+        the weights [B, (T-1)*K, S] of their attention, from what `_encode` gives."""
         raise NotImplementedError
 
     def score(
@@ -62,8 +60,10 @@ class Predictor(nn.Module, Generic[M]):
         sentence b in column k*B + b: <bos>, symbols, <eos>, then <pad>. Returns nats [K*B] and
         weights [B, T-1, K, S].
         """
+        check_batch(source_ids, source_lengths, target_ids)
         with inference(self):
-            log_probs, weights = self._log_probs(source_ids, source_lengths, target_ids)
+            memory, state = self._encode(source_ids, source_lengths)
+            log_probs, weights = self._log_probs(memory, state, target_ids)
             repeats = target_ids.shape[1] // source_ids.shape[1]
             return log_probs.sum(0), weights.unflatten(1, (len(log_probs), repeats))
 
@@ -155,8 +155,8 @@ class Predictor(nn.Module, Generic[M]):
             for k in range(n_best)
             for each in found
         ]
-        _, weights = self.score(ids, lengths, pad(columns, device=ids.device)[0])
-        weights = weights.cpu()  # [B, T, K, S]
+        _, weights = self._log_probs(memory, state, pad(columns, device=ids.device)[0])
+        weights = weights.unflatten(1, (-1, n_best)).cpu()  # [B, T, K, S]
         return [
             [
                 Hypothesis(
@@ -178,3 +178,22 @@ class Predictor(nn.Module, Generic[M]):
         if max_length < 0:
             raise ValueError(f"max_length: expected 0 or more, got {max_length}")
         return torch.full_like(source_lengths, max_length)
+
+
+def check_batch(source_ids: Tensor, source_lengths: Tensor, target_ids: Tensor) -> None:
+    """Raises `ValueError` for the wrong number of dimensions, as of arguments in another order, for
+    targets that are no ids, and for a number of them that is no multiple of the sources'."""
+    for name, tensor, shape in (
+        ("source_ids", source_ids, "S, B"),
+        ("source_lengths", source_lengths, "B"),
+        ("target_ids", target_ids, "T, K*B"),
+    ):
+        if tensor.dim() != shape.count(",") + 1:
+            raise ValueError(f"{name}: expected [{shape}], got shape {list(tensor.shape)}")
+    if target_ids.dtype is not torch.int64:
+        raise ValueError(f"target_ids: expected int64, got {target_ids.dtype}")
+    B, columns = source_ids.shape[1], target_ids.shape[1]
+    if columns < B or columns % B:
+        raise ValueError(
+            f"target_ids: expected {B} columns, or a multiple, for {B} sources, got {columns}"
+        )

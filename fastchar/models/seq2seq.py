@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fastchar import functional
 from fastchar.models.attention import Attention, Memory, Score
 from fastchar.models.encoder_decoder import Decoder, DecoderState, Encoder, InputFeedingDecoder
-from fastchar.models.predictor import Predictor
+from fastchar.models.predictor import Predictor, check_batch
 from fastchar.models.pretrained import Pretrained, check_vocabulary
 from fastchar.text import Vocabulary
 
@@ -89,38 +89,33 @@ class Seq2Seq(Predictor[Memory], Pretrained):
         source_ids int64 [S, B], source_lengths int64 [B], target_ids int64 [T, B]: <bos>, symbols,
         <eos>, then <pad>.
         """
-        inputs, targets = target_ids[:-1], target_ids[1:]
-        vectors, _ = self._force(source_ids, source_lengths, inputs, targets)
+        check_batch(source_ids, source_lengths, target_ids)
+        memory, state = self._encode(source_ids, source_lengths)
+        vectors, targets, _ = self._force(memory, state, target_ids)
         smoothing = self.label_smoothing if self.training else 0.0
         return self._loss(vectors, targets, label_smoothing=smoothing)
-
-    def _log_probs(
-        self, source_ids: Tensor, source_lengths: Tensor, target_ids: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        inputs, targets = target_ids[:-1], target_ids[1:]
-        vectors, weights = self._force(source_ids, source_lengths, inputs, targets)
-        return -self._loss(vectors, targets, reduction="none").view_as(targets), weights
 
     def _encode(self, ids: Tensor, lengths: Tensor) -> tuple[Memory, DecoderState]:
         states, (h, c) = self.encoder(ids, lengths)
         return self.decoder.attention.memory(states, lengths), self.decoder.start(h, c)
 
     def _force(
-        self, source_ids: Tensor, source_lengths: Tensor, inputs: Tensor, targets: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Attentional vectors [T, K*B, H] and weights [B, T*K, S] of given inputs [T, K*B]."""
-        _check_batch(source_ids, source_lengths, targets)
-        B, columns = source_ids.shape[1], inputs.shape[1]
-        if columns < B or columns % B:
-            raise ValueError(
-                f"target_ids: expected {B} columns, or a multiple, for {B} sources, got {columns}"
-            )
-        memory, state = self._encode(source_ids, source_lengths)
-        repeats = columns // B
+        self, memory: Memory, state: DecoderState, target_ids: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Of given targets [T, K*B]: attentional vectors [T-1, K*B, H], the symbols that they
+        should lead to [T-1, K*B], and weights [B, (T-1)*K, S]."""
+        inputs, targets = target_ids[:-1], target_ids[1:]
+        repeats = inputs.shape[1] // memory.mask.shape[0]
         state = tuple(s.repeat(1, repeats, 1) for s in state)
         lengths = (targets != Vocabulary.pad_id).sum(0)
         vectors, weights, _ = self.decoder(inputs, state, memory, lengths)
-        return vectors, weights
+        return vectors, targets, weights
+
+    def _log_probs(
+        self, memory: Memory, state: DecoderState, target_ids: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        vectors, targets, weights = self._force(memory, state, target_ids)
+        return -self._loss(vectors, targets, reduction="none").view_as(targets), weights
 
     def _loss(self, vectors: Tensor, targets: Tensor, **options: Any) -> Tensor:
         """Of attentional vectors [T, K*B, H], at the symbols [T, K*B] that are not <pad>."""
@@ -141,17 +136,3 @@ class Seq2Seq(Predictor[Memory], Pretrained):
         # Not in half precision, in which the sum over a target's symbols is off in the third digit.
         dtype = torch.promote_types(logits.dtype, torch.float32)
         return logits.log_softmax(-1, dtype=dtype), state
-
-
-def _check_batch(source_ids: Tensor, source_lengths: Tensor, target_ids: Tensor) -> None:
-    """Raises `ValueError` for the wrong number of dimensions, as of arguments in another order, and
-    for targets that the loss does not take."""
-    for name, tensor, shape in (
-        ("source_ids", source_ids, "S, B"),
-        ("source_lengths", source_lengths, "B"),
-        ("target_ids", target_ids, "T, K*B"),
-    ):
-        if tensor.dim() != shape.count(",") + 1:
-            raise ValueError(f"{name}: expected [{shape}], got shape {list(tensor.shape)}")
-    if target_ids.dtype is not torch.int64:
-        raise ValueError(f"target_ids: expected int64, got {target_ids.dtype}")
