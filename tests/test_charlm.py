@@ -154,6 +154,15 @@ def test_replaced_modules_write(where: str) -> None:
     assert len(seen) == 20
 
 
+def test_another_head_writes() -> None:
+    """So do an output layer without a bias, and one that isn't torch's at all."""
+    model = make()
+    model.output = nn.Linear(8, len(VOCABULARY), bias=False).double()
+    assert len(model.generate("the", length=20, temperature=0.0)) <= 20
+    model.output = nn.Sequential(nn.Tanh(), model.output)
+    assert len(model.generate("the", length=20, temperature=0.0)) <= 20
+
+
 def test_no_grad_and_weights_of_now() -> None:
     """Texts are written by the weights of the moment, and leave no gradients."""
     model = make()

@@ -157,7 +157,7 @@ class CharLM(Pretrained):
     def _is_as_made(self) -> bool:
         """Whether the modules are those of `__init__`, without hooks, and compute in the dtype of
         their parameters, on the CPU."""
-        rnn, project, weight = self.rnn, self.project, self.output.weight
+        rnn, project = self.rnn, self.project
         return (
             is_as_made(rnn, EmbeddingLSTM)
             and rnn.folds()
@@ -165,8 +165,9 @@ class CharLM(Pretrained):
             and is_as_made(self.dropout, Dropout)
             and is_as_made(project, nn.Linear if isinstance(project, nn.Linear) else nn.Identity)
             and is_as_made(self.output, nn.Linear)
-            and weight.is_cpu
-            and weight.dtype in (torch.float32, torch.float64)
+            and self.output.bias is not None
+            and self.output.weight.is_cpu
+            and self.output.weight.dtype in (torch.float32, torch.float64)
             and not torch.is_autocast_enabled("cpu")
         )
 
@@ -209,9 +210,10 @@ class CharLM(Pretrained):
         self, ids: list[int], length: int, generator: torch.Generator, options: dict[str, Any]
     ) -> Iterator[int]:
         state: State | None = None
+        device = next(self.parameters()).device
         for _ in range(length):
             with inference(self):
-                chunk = torch.tensor(ids, device=self.output.bias.device).unsqueeze(1)
+                chunk = torch.tensor(ids, device=device).unsqueeze(1)
                 hidden, state = self._hidden(chunk, state)
                 last = self.output(hidden[-1])
                 last[:, NEVER] = -math.inf
