@@ -79,7 +79,7 @@ def lstm_generate(
             )
             x = h[layer]
         logits = F.linear(x, output_weight, output_bias)
-        symbol = int(draw(logits, u.unsqueeze(0), temperature, top_k, top_p))
+        symbol = int(draw(logits.cpu(), u.unsqueeze(0), temperature, top_k, top_p))
         ids[t:] = symbol
         if symbol in (end, -1):
             break
