@@ -65,8 +65,8 @@ def lstm_generate(
 
     table [V,E]; weights w_ih, w_hh, b_ih, b_hh of each of the L layers; output_weight [V,H] and
     output_bias [V], where -inf keeps a symbol from coming; h0, c0 [L,H] before `first` is read. A
-    symbol comes of each of draws float64 [n], as in `draw`; after the symbol `end`, or -1, only
-    that follows, and the state is the one that it was drawn from.
+    symbol comes of each of draws float64 [n], as in `draw`, both on the CPU. After the symbol
+    `end`, or -1, only that follows, and the state is the one that it was drawn from.
     """
     h, c = list(h0.unsqueeze(1)), list(c0.unsqueeze(1))  # of each layer, [1,H]
     ids = torch.empty(draws.shape, dtype=torch.int64)
