@@ -29,6 +29,7 @@ GROUPS = (
     "lstm_inference",
     "lstm_ragged",
     "lstm_cell_loop",
+    "generation",
     "linear_cross_entropy",
 )
 BUDGET = {"quick": 0.5, "full": 1.5}
