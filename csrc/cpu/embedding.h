@@ -14,8 +14,7 @@ FASTCHAR_INLINE void copy_row(const T* a, T* out, int64_t n) {
 
 template <class T>
 void embedding(const EmbeddingParams<T>& p, const Team& team) {
-  constexpr int64_t line = 64 / sizeof(T);
-  const bool past_caches = kCanStream && p.E % line == 0 &&
+  const bool past_caches = kCanStream && p.E % kLine<T> == 0 &&
                            reinterpret_cast<uintptr_t>(p.out) % 64 == 0 &&
                            p.N * p.E * static_cast<int64_t>(sizeof(T)) >= kStreamOutputBytes;
   // Ids are checked a block ahead of their rows: they come out of memory once.
@@ -30,7 +29,7 @@ void embedding(const EmbeddingParams<T>& p, const Team& team) {
       if (!past_caches) {
         copy_row(row, out, p.E);
       } else {
-        for (int64_t i = 0; i < p.E; i += line) stream(out + i, load(row + i));
+        for (int64_t i = 0; i < p.E; i += kLine<T>) stream(out + i, load(row + i));
       }
     }
   }
@@ -40,9 +39,8 @@ void embedding(const EmbeddingParams<T>& p, const Team& team) {
 // out[0..E) (+)= the R rows, in their order, while the rows `soon` are asked for.
 template <class T, int R>
 void sum_rows(const T* const* rows, const T* const* soon, T* out, int64_t E, bool add) {
-  constexpr int64_t line = 64 / sizeof(T);
   for (int64_t e = 0; e < E; e += kLanes<T>) {
-    for (int r = 0; r < R && e % line == 0; ++r) __builtin_prefetch(soon[r] + e, 0, 2);
+    for (int r = 0; r < R && e % kLine<T> == 0; ++r) __builtin_prefetch(soon[r] + e, 0, 2);
     Vec<T> sum = load_upto(rows[0] + e, E - e);
     if (add) sum = load_upto(out + e, E - e) + sum;
     for (int r = 1; r < R; ++r) sum = sum + load_upto(rows[r] + e, E - e);
@@ -104,16 +102,16 @@ const int64_t* sort_tokens(const EmbeddingBackwardParams<T>& p, const Team& team
 constexpr int64_t kRowsAhead = 16;
 template <class T>
 void embedding_backward_sorted(const EmbeddingBackwardParams<T>& p, const Team& team) {
-  constexpr int64_t line = 64 / sizeof(T);
   const int64_t *end = sort_tokens(p, team), *tokens = p.order;
-  const int64_t all = p.V > 0 ? end[p.V - 1] : 0, lines = ceil_div(p.E, line);
+  const int64_t all = p.V > 0 ? end[p.V - 1] : 0, lines = ceil_div(p.E, kLine<T>);
   const int64_t work = (all + p.V) * lines;  // a row costs a token more
   const int64_t mine = team.begin(work), past = team.end(work);
   for (int64_t v = 0, begin = 0; v < p.V; begin = end[v++]) {
     const int64_t count = end[v] - begin, before = (begin + v) * lines;
     if (before >= past || before + (count + 1) * lines <= mine) continue;
-    const int64_t from = before < mine ? ceil_div(mine - before, count + 1) * line : 0;
-    const int64_t to = smaller(ceil_div(past - before, count + 1) * line, p.E), n = to - from;
+    const int64_t from = before < mine ? ceil_div(mine - before, count + 1) * kLine<T> : 0;
+    const int64_t to = smaller(ceil_div(past - before, count + 1) * kLine<T>, p.E),
+                  n = to - from;
     if (n <= 0) continue;
     T* out = p.grad_weight + v * p.E + from;
     if (count == 0) std::memset(out, 0, sizeof(T) * n);
@@ -138,9 +136,9 @@ void embedding_backward_sorted(const EmbeddingBackwardParams<T>& p, const Team& 
 constexpr int64_t kAhead = 1 << 13;
 template <class T>
 FASTCHAR_INLINE void add_row(const T* row, T* out, int64_t n) {
-  constexpr int64_t line = 64 / sizeof(T), ahead = kAhead / sizeof(T);
+  constexpr int64_t ahead = kAhead / sizeof(T);
   for (int64_t i = 0; i < n; i += kLanes<T>) {
-    if (i % line == 0) __builtin_prefetch(row + i + ahead, 0, 2);
+    if (i % kLine<T> == 0) __builtin_prefetch(row + i + ahead, 0, 2);
     store_upto(out + i, load_upto(out + i, n - i) + load_upto(row + i, n - i), n - i);
   }
 }
@@ -152,16 +150,15 @@ FASTCHAR_INLINE void add_row(const T* row, T* out, int64_t n) {
 template <class T>
 void embedding_backward(const EmbeddingBackwardParams<T>& p, const Team& team) {
   if (p.order) return embedding_backward_sorted(p, team);
-  constexpr int64_t line = 64 / sizeof(T);
   const int64_t E = p.E, chunks = embedding_backward_chunks(p.N, p.V);
-  const int64_t lines = ceil_div(E, line);
+  const int64_t lines = ceil_div(E, kLine<T>);
   int64_t slices = ceil_div(team.size, chunks);
   if (slices > lines) slices = lines > 0 ? lines : 1;
 
   for (int64_t unit = team.begin(chunks * slices); unit < team.end(chunks * slices); ++unit) {
     const int64_t chunk = unit / slices, slice = unit % slices;
-    const int64_t begin = lines * slice / slices * line;
-    const int64_t end = slice == slices - 1 ? E : lines * (slice + 1) / slices * line;
+    const int64_t begin = lines * slice / slices * kLine<T>;
+    const int64_t end = slice == slices - 1 ? E : lines * (slice + 1) / slices * kLine<T>;
     T* table = chunk == 0 ? p.grad_weight : p.tables + (chunk - 1) * p.V * E;
     if (slices == 1) {  // many short rows cost a call each more than their bytes
       std::memset(table, 0, sizeof(T) * p.V * E);

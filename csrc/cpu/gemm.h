@@ -33,7 +33,7 @@ void pack_panel(const T* b, int64_t row_step, int64_t depth, int64_t columns, in
   const int64_t filled = columns - j0 < width ? columns - j0 : width;
   for (int64_t k = 0; k < depth; ++k) {
     T* row = panel + k * width;
-    for (int64_t j = 0; j < width; j += 64 / sizeof(T)) {
+    for (int64_t j = 0; j < width; j += kLine<T>) {
       __builtin_prefetch(b + (k + kPackAhead) * row_step + j0 + j, 0, 2);
     }
     __builtin_memcpy(row, b + k * row_step + j0, sizeof(T) * filled);
@@ -156,10 +156,12 @@ void multiply_tile(int64_t rows, int64_t depth, const T* const* a, int64_t a_ste
 }
 
 // One panel: c_row(i)[0..columns) (+)= a_row(i) @ panel for i < rows, with a_row and c_row
-// giving the address of a row. `columns` <= kPanel.
-template <class T, class RowOfA, class RowOfC>
+// giving the address of a row, and soon(i) the lines to ask for during the product of rows i
+// and after. `columns` <= kPanel.
+template <class T, class RowOfA, class RowOfC, class Soon>
 void multiply_panel(int64_t rows, int64_t depth, const RowOfA& a_row, int64_t a_step,
-                    const T* panel, const RowOfC& c_row, int64_t columns, bool add) {
+                    const T* panel, const RowOfC& c_row, int64_t columns, bool add,
+                    const Soon& soon) {
   for (int64_t i = 0; i < rows; i += kBlockRows) {
     const int64_t n = rows - i < kBlockRows ? rows - i : kBlockRows;
     const T* a[kBlockRows];
@@ -168,25 +170,46 @@ void multiply_panel(int64_t rows, int64_t depth, const RowOfA& a_row, int64_t a_
       a[r] = a_row(i + r);
       c[r] = c_row(i + r);
     }
-    multiply_tile(n, depth, a, a_step, panel, c, columns, add);
+    multiply_tile(n, depth, a, a_step, panel, c, columns, add, soon(i));
   }
 }
 
+// The cache lines of the block of C, [rows, columns], after that at row i and column j: of the
+// next rows, or of the next panel's first ones. Returns how many.
+template <class T, class RowOfC>
+int64_t lines_after(int64_t i, int64_t j, int64_t rows, int64_t columns, const RowOfC& c_row,
+                    const void** lines) {
+  const bool below = i + kBlockRows < rows;
+  const int64_t first = below ? i + kBlockRows : 0, begin = below ? j : j + kPanel<T>;
+  const int64_t last = smaller(first + kBlockRows, rows);
+  const int64_t end = smaller(begin + kPanel<T>, columns);
+  int64_t n = 0;
+  for (int64_t r = first; r < last; ++r) {
+    for (int64_t v = begin; v < end; v += kLine<T>) lines[n++] = c_row(r) + v;
+  }
+  return n;
+}
+
 // C = A @ B for a packed B [depth, columns] (its panels one after another) and A with unit
-// steps.
+// steps. Where C is `far`, in memory, its lines are asked for a block of rows ahead.
 template <class T, class RowOfA, class RowOfC>
 void multiply(int64_t rows, int64_t depth, int64_t columns, const RowOfA& a_row,
-              const T* packed, const RowOfC& c_row) {
+              const T* packed, const RowOfC& c_row, bool far) {
+  const void* lines[kBlockRows * kPanelVectors];
   const int64_t most = rows < kFewRows ? kFewRowsDepth : kDepth;
   int64_t k = 0;
   do {
     const int64_t piece = depth - k < most ? depth - k : most;
     for (int64_t j = 0; j < columns; j += kPanel<T>) {
       const int64_t width = columns - j < kPanel<T> ? columns - j : kPanel<T>;
+      const auto soon = [&](int64_t i) {
+        if (!far || k > 0) return Lines{};
+        return Lines{lines, lines_after<T>(i, j, rows, columns, c_row, lines)};
+      };
       multiply_panel(
           rows, piece, [&](int64_t i) { return a_row(i) + k; }, 1,
           packed + j * depth + k * padded_columns<T>(width),
-          [&](int64_t i) { return c_row(i) + j; }, width, k > 0);
+          [&](int64_t i) { return c_row(i) + j; }, width, k > 0, soon);
     }
     k += most;
   } while (k < depth);

@@ -45,7 +45,6 @@ class LinearWeightGrad {
   static constexpr int64_t kTile = weight_grad_tile(kWeightGradDepth);
   static constexpr int64_t kSums = kBlockRows * kPanel<T>;  // of a tile and a panel
   static constexpr int64_t kRegroupTiles = 8;
-  static constexpr int64_t kLine = 64 / sizeof(T);
   // Rows whose products are summed on their own first: longer chains round worse than the sums
   // over single steps that torch makes in a loop.
   static constexpr int64_t kChain = 32;
@@ -96,15 +95,16 @@ class LinearWeightGrad {
   // This product's share, number i of `of`, of the cache lines of the rows from n on, which are
   // the ones after those that it adds.
   int64_t lines_after(int64_t n, int64_t i, int64_t of, const void** lines) const {
-    const int64_t of_grad = ceil_div(m1_ - m0_, kLine), of_input = ceil_div(j1_ - j0_, kLine);
+    const int64_t of_grad = ceil_div(m1_ - m0_, kLine<T>),
+                  of_input = ceil_div(j1_ - j0_, kLine<T>);
     const int64_t rows = smaller(kWeightGradDepth, p_.M - n), per_row = of_grad + of_input;
     if (rows <= 0) return 0;
     const int64_t begin = rows * per_row * i / of;
     const int64_t count = smaller(rows * per_row * (i + 1) / of - begin, kMostLines);
     int64_t row = kWeightGradDepth + begin / per_row, line = begin % per_row;
     for (int64_t k = 0; k < count; ++k) {
-      lines[k] = line < of_grad ? grads_[row] + m0_ + line * kLine
-                                : inputs_[row] + j0_ + (line - of_grad) * kLine;
+      lines[k] = line < of_grad ? grads_[row] + m0_ + line * kLine<T>
+                                : inputs_[row] + j0_ + (line - of_grad) * kLine<T>;
       if (++line == per_row) line = 0, ++row;
     }
     return count;

@@ -46,8 +46,7 @@ struct LossWorkspace {
 
 template <class T>
 LossWorkspace loss_workspace(const LinearCrossEntropyParams<T>& p, int team_size) {
-  constexpr int64_t line = 64 / sizeof(T);
-  const auto lines = [](int64_t n) { return (n + line - 1) / line * line; };
+  const auto lines = [](int64_t n) { return (n + kLine<T> - 1) / kLine<T> * kLine<T>; };
   LossWorkspace w;
   int64_t end = 0;
   const auto take = [&](int64_t n) {
@@ -57,7 +56,7 @@ LossWorkspace loss_workspace(const LinearCrossEntropyParams<T>& p, int team_size
   };
   w.chunks = loss_chunks(p.N, p.C);
   // One line more: rows a power of two apart would share their cache sets.
-  w.logits_step = lines(p.C) + line;
+  w.logits_step = lines(p.C) + kLine<T>;
   w.weight_columns = take(lines(p.C) * p.H);
   w.weight_rows = take(p.grad_input ? lines(p.H) * p.C : 0);
   w.bias = take(p.C);
@@ -78,14 +77,6 @@ int64_t linear_cross_entropy_workspace(const LinearCrossEntropyParams<T>& p, int
 FASTCHAR_INLINE float log_of(float x) { return __builtin_logf(x); }
 FASTCHAR_INLINE double log_of(double x) { return __builtin_log(x); }
 
-template <class T>
-FASTCHAR_INLINE T sum_of_lanes(Vec<T> v) {
-  for (int half = kLanes<T> / 2; half > 0; half /= 2) {
-    for (int i = 0; i < half; ++i) v[i] += v[i + half];
-  }
-  return v[0];
-}
-
 // One token: logits z without their bias become the loss and, for gradients, d loss / d z.
 template <class T>
 void loss_row(const LinearCrossEntropyParams<T>& p, const LossWorkspace& w, int64_t n, T* z) {
@@ -100,10 +91,7 @@ void loss_row(const LinearCrossEntropyParams<T>& p, const LossWorkspace& w, int6
     store(z + c, x);
     maxima = at_least(maxima, x);
   }
-  T lanes[L];
-  store(lanes, maxima);
-  T top = lanes[0];
-  for (int i = 1; i < L; ++i) top = lanes[i] > top ? lanes[i] : top;
+  const T top = largest_of_lanes<T>(maxima);
 
   const int64_t target = p.target[n];
   const T target_z = z[target] - top;
@@ -154,18 +142,32 @@ void loss_tile(const LinearCrossEntropyParams<T>& p, const LossWorkspace& w, int
   const auto input_row = [&](int64_t i) { return p.input + tokens[i] * H; };
   const auto logits_row = [&](int64_t i) { return logits + i * w.logits_step; };
 
-  multiply(M, H, padded_columns<T>(C), input_row, p.workspace + w.weight_columns, logits_row);
+  multiply(M, H, padded_columns<T>(C), input_row, p.workspace + w.weight_columns, logits_row,
+           false);
   for (int64_t i = 0; i < M; ++i) loss_row(p, w, tokens[i], logits_row(i));
 
   if (p.grad_input) {
-    multiply(M, C, H, logits_row, p.workspace + w.weight_rows,
-             [&](int64_t i) { return p.grad_input + tokens[i] * H; });
+    multiply(
+        M, C, H, logits_row, p.workspace + w.weight_rows,
+        [&](int64_t i) { return p.grad_input + tokens[i] * H; }, true);
   }
   if (!p.grad_bias) return;
 
   T* grad_weight =
       chunk == 0 ? p.grad_weight : p.workspace + w.grad_weight + (chunk - 1) * C * H;
+  // Meanwhile the next tile's input comes, each product asking for its share of the lines.
+  const T* next = M > 0 ? input_row(M - 1) + H : p.input;
+  const int64_t blocks = ceil_div(C, kBlockRows), products = blocks * ceil_div(H, kPanel<T>);
+  const int64_t all = ceil_div(M * H, kLine<T>);
+  const void* lines[kTileTokens];
   for (int64_t j = 0; j < H; j += kPanel<T>) {
+    const auto soon = [&](int64_t c) {
+      const int64_t i = j / kPanel<T> * blocks + c / kBlockRows;
+      const int64_t begin = all * i / products;
+      const int64_t count = smaller(all * (i + 1) / products - begin, kTileTokens);
+      for (int64_t k = 0; k < count; ++k) lines[k] = next + (begin + k) * kLine<T>;
+      return Lines{lines, count};
+    };
     const int64_t columns = H - j < kPanel<T> ? H - j : kPanel<T>;
     const int64_t width = padded_columns<T>(columns);
     for (int64_t i = 0; i < M; ++i) {
@@ -176,7 +178,7 @@ void loss_tile(const LinearCrossEntropyParams<T>& p, const LossWorkspace& w, int
     }
     multiply_panel(
         C, M, [&](int64_t c) { return logits + c; }, w.logits_step, panel,
-        [&](int64_t c) { return grad_weight + c * H + j; }, columns, !first);
+        [&](int64_t c) { return grad_weight + c * H + j; }, columns, !first, soon);
   }
 
   T* grad_bias = p.workspace + w.grad_bias + chunk * w.logits_step;
@@ -259,10 +261,9 @@ void linear_cross_entropy(const LinearCrossEntropyParams<T>& p, const Team& team
   if (!p.grad_bias) return;
   team.barrier->wait();
 
-  const int64_t per_line = 64 / sizeof(T);
-  const int64_t lines = (C * H + per_line - 1) / per_line;
-  const int64_t begin = team.begin(lines) * per_line;
-  const int64_t end = team.end(lines) * per_line < C * H ? team.end(lines) * per_line : C * H;
+  const int64_t lines = (C * H + kLine<T> - 1) / kLine<T>;
+  const int64_t begin = team.begin(lines) * kLine<T>;
+  const int64_t end = team.end(lines) * kLine<T> < C * H ? team.end(lines) * kLine<T> : C * H;
   add_tables(p.grad_weight, p.workspace + w.grad_weight, w.chunks - 1, C * H, begin, end,
              p.grad_weight);
   if (team.rank == 0) {

@@ -115,7 +115,7 @@ class TokenGrads {
         const T* gates = gates_[k] + m;
         if (k + kRegroupAhead < count_) {
           const T* later = gates_[k + kRegroupAhead] + m;
-          for (int64_t g = 0; g < width; g += 64 / sizeof(T)) __builtin_prefetch(later + g);
+          for (int64_t g = 0; g < width; g += kLine<T>) __builtin_prefetch(later + g);
         }
         T* column = tiles + k * kBlockRows;
         int64_t g = 0;

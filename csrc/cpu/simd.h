@@ -36,6 +36,8 @@ using VecL = Vec<int64_t>;  // those of a VecD
 
 template <class T>
 constexpr int kLanes = kVectorBytes / static_cast<int>(sizeof(T));
+template <class T>
+constexpr int64_t kLine = 64 / static_cast<int64_t>(sizeof(T));  // elements of a cache line
 
 // --- counts ---
 
@@ -278,6 +280,29 @@ FASTCHAR_INLINE Vec<T> sums_of_lanes(Vec<T> (&rows)[kLanes<T>]) {
   } else {
     return rows[0];
   }
+}
+
+// Lane i of the result is lane i ^ S.
+template <class T, int S>
+FASTCHAR_INLINE Vec<T> swap_lanes(Vec<T> v) {
+  typename LaneIndex<T>::type other{};
+#pragma GCC unroll 16
+  for (int lane = 0; lane < kLanes<T>; ++lane) other[lane] = lane ^ S;
+  return shuffle(v, v, other);
+}
+
+// The sum of the lanes, as a tree; and the largest, which may be any lane's if one is NaN.
+template <class T, int S = kLanes<T> / 2>
+FASTCHAR_INLINE T sum_of_lanes(Vec<T> v) {
+  v = v + swap_lanes<T, S>(v);
+  if constexpr (S > 1) return sum_of_lanes<T, S / 2>(v);
+  return v[0];
+}
+template <class T, int S = kLanes<T> / 2>
+FASTCHAR_INLINE T largest_of_lanes(Vec<T> v) {
+  v = at_least(swap_lanes<T, S>(v), v);
+  if constexpr (S > 1) return largest_of_lanes<T, S / 2>(v);
+  return v[0];
 }
 
 // Whether all lanes are 0 (not NaN).
