@@ -29,22 +29,26 @@ def lstm_generate(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """ids int64 [n] drawn after symbol `first`, h_n, c_n [L,H]; see `reference.lstm_generate`.
 
-    Without gradients. On the CPU in float32 and float64 the steps, the draws and what is between
-    them are one call.
+    Without gradients. On the CPU the steps, the draws and what is between them are one call;
+    bfloat16 and float16 are computed in float32, and the states rounded at its end.
     """
-    tensors = (table, *weights, output_weight, output_bias, h0, c0)
-    if not table.is_cpu or kernel_dtype(tensors) is not table.dtype:
+    tensors = (table, output_weight, output_bias, h0, c0, *weights)
+    dtype = kernel_dtype(tensors)
+    if dtype is None or not table.is_cpu:
         return reference.lstm_generate(
             first, table, weights, output_weight, output_bias, h0, c0, draws,
             temperature, top_k, top_p, end,
         )  # fmt: skip
-    return ops.lstm_generate(
+    given, V = table.dtype, table.shape[0]
+    table, output_weight, output_bias, h0, c0, *weights = (t.to(dtype) for t in tensors)
+    ids, h_n, c_n = ops.lstm_generate(
         first,
         table,
         weights,
         *(output_weight, output_bias, h0, c0, draws),
         temperature,
-        table.shape[0] if top_k is None else top_k,
+        V if top_k is None else top_k,
         1.0 if top_p is None else top_p,
         end,
     )
+    return ids, h_n.to(given), c_n.to(given)

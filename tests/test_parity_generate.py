@@ -117,6 +117,18 @@ def test_float32_keeps_the_error_rule(isa: str) -> None:
 
 
 @pytest.mark.native
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_float32_rounded_at_the_end(dtype: torch.dtype) -> None:
+    """The symbols of float32 on the same numbers, and its states, rounded."""
+    low = made(40, 9, 17, 2, 30, 0).to(dtype)
+    ids, h, c = functional.lstm_generate(*low)
+    expected = functional.lstm_generate(*low.to(torch.float32))
+    assert torch.equal(ids, expected[0])
+    assert torch.equal(h, expected[1].to(dtype))
+    assert torch.equal(c, expected[2].to(dtype))
+
+
+@pytest.mark.native
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_any_number_of_threads_writes_the_same(dtype: torch.dtype, isa: str) -> None:
     """Symbols and states to the bit, with members that get a vector, several, or none."""

@@ -155,8 +155,8 @@ class CharLM(Pretrained):
         return self._draw_each(ids, length, generator, options)
 
     def _is_as_made(self) -> bool:
-        """Whether the modules are those of `__init__`, without hooks, and compute in the dtype of
-        their parameters, on the CPU."""
+        """Whether the modules are those of `__init__`, without hooks, on the CPU, and no autocast
+        wants them in another dtype."""
         rnn, project = self.rnn, self.project
         return (
             is_as_made(rnn, EmbeddingLSTM)
@@ -167,7 +167,6 @@ class CharLM(Pretrained):
             and is_as_made(self.output, nn.Linear)
             and self.output.bias is not None
             and self.output.weight.is_cpu
-            and self.output.weight.dtype in (torch.float32, torch.float64)
             and not torch.is_autocast_enabled("cpu")
         )
 
