@@ -27,8 +27,9 @@ STABLE_TORCH_LIBRARY(fastchar, m) {
          "Tensor w_ih, Tensor w_hh, bool need_x, bool need_h) "
          "-> (Tensor grad_gates, Tensor grad_x, Tensor grad_h, Tensor grad_c)");
   // A language model's own text: what follows symbol `first` and the state h0, c0 [L, H], a
-  // symbol for each of `draws` [n] in [0, 1). weights: w_ih, w_hh, b_ih, b_hh of each layer.
-  // After `end` comes nothing but `end`, and from a step without a distribution on -1.
+  // symbol for each of `draws` [n] in [0, 1). weights: w_ih, w_hh, b_ih, b_hh of each layer;
+  // all is of one dtype, but with float32 the matrices w_ih, w_hh and output_weight may be in
+  // bfloat16. After `end` comes nothing but `end`; from a step without a distribution on, -1.
   define(
       m,
       "lstm_generate(int first, Tensor table, Tensor[] weights, Tensor output_weight, "

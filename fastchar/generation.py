@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from fastchar import backend, reference
@@ -30,7 +31,8 @@ def lstm_generate(
     """ids int64 [n] drawn after symbol `first`, h_n, c_n [L,H]; see `reference.lstm_generate`.
 
     Without gradients. On the CPU the steps, the draws and what is between them are one call;
-    bfloat16 and float16 are computed in float32, and the states rounded at its end.
+    bfloat16 and float16 are computed in float32, and the states rounded at its end. Matrices in
+    bfloat16 are read as they are, which are half as many bytes: most of the time goes there.
     """
     tensors = (table, output_weight, output_bias, h0, c0, *weights)
     dtype = kernel_dtype(tensors)
@@ -40,12 +42,16 @@ def lstm_generate(
             temperature, top_k, top_p, end,
         )  # fmt: skip
     given, V = table.dtype, table.shape[0]
-    table, output_weight, output_bias, h0, c0, *weights = (t.to(dtype) for t in tensors)
+    held = given if given is torch.bfloat16 else dtype
     ids, h_n, c_n = ops.lstm_generate(
         first,
-        table,
-        weights,
-        *(output_weight, output_bias, h0, c0, draws),
+        table.to(dtype),
+        [w.to(held if w.dim() == 2 else dtype) for w in weights],
+        output_weight.to(held),
+        output_bias.to(dtype),
+        h0.to(dtype),
+        c0.to(dtype),
+        draws,
         temperature,
         V if top_k is None else top_k,
         1.0 if top_p is None else top_p,

@@ -118,8 +118,9 @@ def test_float32_keeps_the_error_rule(isa: str) -> None:
 
 @pytest.mark.native
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_is_float32_rounded_at_the_end(dtype: torch.dtype) -> None:
-    """The symbols of float32 on the same numbers, and its states, rounded."""
+def test_half_precision_is_float32_rounded_at_the_end(dtype: torch.dtype, isa: str) -> None:
+    """The symbols of float32 on the same numbers, and its states, rounded: also where the kernel
+    reads matrices in bfloat16 as they are."""
     low = made(40, 9, 17, 2, 30, 0).to(dtype)
     ids, h, c = functional.lstm_generate(*low)
     expected = functional.lstm_generate(*low.to(torch.float32))

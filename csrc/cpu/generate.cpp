@@ -34,10 +34,10 @@ void check_draw(const char* op, const cpu::Draw& draw, int64_t V) {
 
 // Every member runs this, and draws every symbol for itself: the same one, and sooner than it
 // could be told.
-template <class T>
-void write_text(cpu::LstmGenerateParams<T> p, const cpu::Draw& draw, const double* draws,
-                int64_t n, int64_t end, T* h_other, int64_t* ids, const Team& team) {
-  const auto step = cpu::kernels().table(T{}).lstm_generate_step;
+template <class T, class W, class Step>
+void write_text(cpu::LstmGenerateParams<T, W> p, const Step& step, const cpu::Draw& draw,
+                const double* draws, int64_t n, int64_t end, T* h_other, int64_t* ids,
+                const Team& team) {
   cpu::Drawer drawn(draw, p.V);
   std::vector<bool> seen(static_cast<size_t>(p.V));
   T* const h = p.h_new;
@@ -76,13 +76,17 @@ std::tuple<Tensor, Tensor, Tensor> lstm_generate(
   if (static_cast<int64_t>(weights.size()) != 4 * L) {
     fail(op, "weights", "4 tensors for each layer", weights.size());
   }
+  // Weights may be halves of floats; all else has the table's dtype.
+  const bool halves =
+      dtype == ScalarType::Float && output_weight.scalar_type() == ScalarType::BFloat16;
+  const ScalarType held = halves ? ScalarType::BFloat16 : dtype;
   for (size_t i = 0; i < weights.size(); i += 4) {
-    check_dense(op, "weights", weights[i], dtype, {4 * H, i ? H : E});
-    check_dense(op, "weights", weights[i + 1], dtype, {4 * H, H});
+    check_dense(op, "weights", weights[i], held, {4 * H, i ? H : E});
+    check_dense(op, "weights", weights[i + 1], held, {4 * H, H});
     check_dense(op, "weights", weights[i + 2], dtype, {4 * H});
     check_dense(op, "weights", weights[i + 3], dtype, {4 * H});
   }
-  check_dense(op, "output_weight", output_weight, dtype, {V, H});
+  check_dense(op, "output_weight", output_weight, held, {V, H});
   check_dense(op, "output_bias", output_bias, dtype, {V});
   check_dense(op, "draws", draws, ScalarType::Double, {kAny});
   const cpu::Draw draw{temperature, top_k, top_p};
@@ -94,34 +98,50 @@ std::tuple<Tensor, Tensor, Tensor> lstm_generate(
   Tensor h_n = new_output(h0, {L, H}), c_n = new_output(h0, {L, H});
   std::memcpy(c_n.mutable_data_ptr(), c0.const_data_ptr(),
               static_cast<size_t>(L * H) * c0.element_size());
-  with_real(dtype, [&](auto zero) {
+  const auto write = [&](auto zero, auto half, const auto& step) {
     using T = decltype(zero);
-    std::vector<const T*> pointers;
-    for (const Tensor& weight : weights) pointers.push_back(data<T>(weight));
-    T* scratch = cpu::Workspace::get<T>(V * 4 * H + L * H + 4 * H + V);
-    T *rows = scratch, *h_other = rows + V * 4 * H, *act = h_other + L * H;
-    const cpu::LstmGenerateParams<T> p{data<T>(table),
-                                       pointers.data(),
-                                       data<T>(output_weight),
-                                       data<T>(output_bias),
-                                       rows,
-                                       data<T>(h0),
-                                       mutable_data<T>(h_n),
-                                       mutable_data<T>(c_n),
-                                       act,
-                                       act + 4 * H,
-                                       V,
-                                       E,
-                                       H,
-                                       L,
-                                       first,
-                                       true};
+    using W = decltype(half);
+    std::vector<const W*> matrices;
+    std::vector<const T*> biases;
+    for (size_t i = 0; i < weights.size(); ++i) {
+      if (i % 4 < 2) {
+        matrices.push_back(data<W>(weights[i]));
+      } else {
+        biases.push_back(data<T>(weights[i]));
+      }
+    }
+    T* rows = cpu::Workspace::get<T>(V * 4 * H + L * H + 4 * H + V);
+    T *h_other = rows + V * 4 * H, *act = h_other + L * H;
+    const cpu::LstmGenerateParams<T, W> p{data<T>(table),
+                                          matrices.data(),
+                                          biases.data(),
+                                          data<W>(output_weight),
+                                          data<T>(output_bias),
+                                          rows,
+                                          data<T>(h0),
+                                          mutable_data<T>(h_n),
+                                          mutable_data<T>(c_n),
+                                          act,
+                                          act + 4 * H,
+                                          V,
+                                          E,
+                                          H,
+                                          L,
+                                          first,
+                                          true};
     int64_t* out = mutable_data<int64_t>(ids);
     const int64_t products = (8 * L - 4) * H * H + V * H;
     run_team(team_size(products, kProductsPerMember), [&](const Team& team) {
-      write_text(p, draw, data<double>(draws), n, end, h_other, out, team);
+      write_text(p, step, draw, data<double>(draws), n, end, h_other, out, team);
     });
-  });
+  };
+  const cpu::Kernels& kernels = cpu::kernels();
+  if (halves) {
+    write(float{}, cpu::BFloat16{}, kernels.lstm_generate_step_bf16);
+  } else {
+    with_real(dtype,
+              [&](auto zero) { write(zero, zero, kernels.table(zero).lstm_generate_step); });
+  }
   return {ids, h_n, c_n};
 }
 

@@ -10,6 +10,7 @@
 #include "isa_body.h"
 
 namespace fastchar::cpu {
-const Kernels kAvx2{"avx2", avx2::make_table<float>(), avx2::make_table<double>()};
+const Kernels kAvx2{"avx2", avx2::make_table<float>(), avx2::make_table<double>(),
+                    avx2::lstm_generate_step<float, BFloat16>};
 }  // namespace fastchar::cpu
 #endif

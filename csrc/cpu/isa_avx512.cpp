@@ -10,6 +10,7 @@
 #include "isa_body.h"
 
 namespace fastchar::cpu {
-const Kernels kAvx512{"avx512", avx512::make_table<float>(), avx512::make_table<double>()};
+const Kernels kAvx512{"avx512", avx512::make_table<float>(), avx512::make_table<double>(),
+                      avx512::lstm_generate_step<float, BFloat16>};
 }  // namespace fastchar::cpu
 #endif

@@ -13,6 +13,11 @@
 
 namespace fastchar::cpu {
 
+// The upper half of a float: weights may be held so where reading them is most of the work.
+struct BFloat16 {
+  uint16_t bits;
+};
+
 // Whether ids[0..n) lie in 0..V-1. No branches, since this precedes every lookup: it gathers
 // the sign bits of each id, and of what that lacks to V - 1, also where V = 0.
 inline __attribute__((always_inline)) bool all_ids_inside(const int64_t* ids, int64_t n,
@@ -94,14 +99,14 @@ struct LstmCellBackwardParams {
 };
 
 // One step of the cell with its products: of few rows, without scratch, on the weights as they
-// are, since packing them would cost more than the step does.
-template <class T>
+// are, since packing them would cost more than the step does. W is T, or with float BFloat16.
+template <class T, class W = T>
 struct LstmStepParams {
   const T* x;     // [B, E]
   const T* h;     // [B, H]
   const T* c;     // [B, H]
-  const T* w_ih;  // [4H, E]
-  const T* w_hh;  // [4H, H]
+  const W* w_ih;  // [4H, E]
+  const W* w_hh;  // [4H, H]
   const T* b_ih;  // [4H] or null
   const T* b_hh;  // [4H] or null
   T* h_new;       // [B, H]
@@ -129,11 +134,12 @@ struct LstmStepBackwardParams {
 };
 
 // One step of a language model on one symbol: LSTM layers, and the logits of the next symbol.
-template <class T>
+template <class T, class W = T>
 struct LstmGenerateParams {
   const T* table;           // [V, E]
-  const T* const* weights;  // [L, 4]: w_ih [4H, E], above layer 0 [4H, H], w_hh, b_ih, b_hh
-  const T* output_weight;   // [V, H]
+  const W* const* weights;  // [L, 2]: w_ih [4H, E], above layer 0 [4H, H], and w_hh [4H, H]
+  const T* const* biases;   // [L, 2]: b_ih and b_hh, each [4H]
+  const W* output_weight;   // [V, H]
   const T* output_bias;     // [V]
   T* rows;                  // [V, 4H], what layer 0 makes of each symbol, b_ih included
   const T* h;               // [L, H]
@@ -326,6 +332,7 @@ struct Kernels {
   const char* isa;  // "portable", "avx2" or "avx512"
   KernelTable<float> f32;
   KernelTable<double> f64;
+  void (*lstm_generate_step_bf16)(const LstmGenerateParams<float, BFloat16>&, const Team&);
   const KernelTable<float>& table(float) const { return f32; }
   const KernelTable<double>& table(double) const { return f64; }
 };

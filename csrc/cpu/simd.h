@@ -27,6 +27,8 @@ template <class T>
 struct VectorOf {
   typedef T type __attribute__((vector_size(kVectorBytes)));
 };
+template <>
+struct VectorOf<BFloat16> : VectorOf<float> {};  // as which they are loaded
 template <class T>
 using Vec = typename VectorOf<T>::type;
 using VecF = Vec<float>;
@@ -117,6 +119,27 @@ FASTCHAR_INLINE void store_upto(T* p, Vec<T> v, int64_t n) {
   } else {
     store_first(p, v, n);
   }
+}
+
+// Halves of floats, as floats. (A full mask here too, see at_most.)
+FASTCHAR_INLINE VecF load(const BFloat16* p) {
+#if defined(FASTCHAR_ISA_AVX512)
+  const __m256i halves = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  const VecI bits = reinterpret_cast<VecI>(_mm512_maskz_cvtepu16_epi32(0xffff, halves));
+#elif defined(FASTCHAR_ISA_AVX2)
+  const __m128i halves = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  const VecI bits = reinterpret_cast<VecI>(_mm256_cvtepu16_epi32(halves));
+#else
+  VecI bits{};
+  for (int i = 0; i < kLanes<float>; ++i) bits[i] = p[i].bits;
+#endif
+  return reinterpret_cast<VecF>(bits << 16);
+}
+FASTCHAR_INLINE VecF load_upto(const BFloat16* p, int64_t n) {
+  if (__builtin_expect(n >= kLanes<float>, 1)) return load(p);
+  BFloat16 there[kLanes<float>] = {};
+  for (int64_t i = 0; i < n; ++i) there[i] = p[i];
+  return load(there);
 }
 
 // Stores past the caches, for what is not read soon, where a vector is a whole cache line (half

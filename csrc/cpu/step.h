@@ -15,14 +15,14 @@ constexpr int64_t kStepAhead = 512;
 constexpr int kStepRows = kVectorRegisters == 32 ? 5 : 2;
 
 // sums[g][r] += w[g * gate + k ..] * a[r][k ..], n lanes of them.
-template <class T, int R>
-FASTCHAR_INLINE void add_products(const T* w, int64_t gate, const T* const (&a)[R], int64_t k,
+template <class T, int R, class W>
+FASTCHAR_INLINE void add_products(const W* w, int64_t gate, const T* const (&a)[R], int64_t k,
                                   int64_t n, Vec<T> (&sums)[4][R]) {
   Vec<T> weights[4];
 #pragma GCC unroll 4
   for (int g = 0; g < 4; ++g) {
     weights[g] = load_upto(w + g * gate + k, n);
-    __builtin_prefetch(w + g * gate + k + kStepAhead / sizeof(T));
+    __builtin_prefetch(w + g * gate + k + kStepAhead / sizeof(W));
   }
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
@@ -34,14 +34,14 @@ FASTCHAR_INLINE void add_products(const T* w, int64_t gate, const T* const (&a)[
 
 // The same over whole rows of K elements, added to partial[g][r][u]; a sum of its own first,
 // which keeps the rounding error small. Rows of w are those of one unit's gates.
-template <class T, int R>
-FASTCHAR_INLINE void add_dot_products(const T* w, int64_t gate, const T* const (&a)[R],
+template <class T, int R, class W>
+FASTCHAR_INLINE void add_dot_products(const W* w, int64_t gate, const T* const (&a)[R],
                                       int64_t K, int64_t u,
                                       Vec<T> (&partial)[4][R][kLanes<T>]) {
-  constexpr int W = kLanes<T>;
+  constexpr int L = kLanes<T>;
   Vec<T> sums[4][R] = {};
   int64_t k = 0;
-  for (; k + W <= K; k += W) add_products<T, R>(w, gate, a, k, W, sums);
+  for (; k + L <= K; k += L) add_products<T, R>(w, gate, a, k, L, sums);
   if (k < K) add_products<T, R>(w, gate, a, k, K - k, sums);
 #pragma GCC unroll 4
   for (int g = 0; g < 4; ++g) {
@@ -52,9 +52,9 @@ FASTCHAR_INLINE void add_dot_products(const T* w, int64_t gate, const T* const (
 
 // The cell of kLanes units from unit j on (fewer at the end) of row b, from the products: all
 // but h'.
-template <class T>
-FASTCHAR_INLINE CellGates<Vec<T>> step_gates(const LstmStepParams<T>& p, int64_t j, int64_t b,
-                                             Vec<T> (&gates)[4]) {
+template <class T, class W>
+FASTCHAR_INLINE CellGates<Vec<T>> step_gates(const LstmStepParams<T, W>& p, int64_t j,
+                                             int64_t b, Vec<T> (&gates)[4]) {
   const int64_t H = p.H, n = H - j, at = b * H + j;
   for (int g = 0; g < 4; ++g) {
     if (p.b_ih) gates[g] += load_upto(p.b_ih + g * H + j, n);
@@ -67,16 +67,16 @@ FASTCHAR_INLINE CellGates<Vec<T>> step_gates(const LstmStepParams<T>& p, int64_t
 }
 
 // kLanes units from unit j on (fewer at the end) of rows [b, b + R).
-template <class T, int R>
-void step_tile(const LstmStepParams<T>& p, int64_t j, int64_t b) {
-  constexpr int W = kLanes<T>;
-  const int64_t E = p.E, H = p.H, units = H - j < W ? H - j : W;
+template <class T, int R, class W>
+void step_tile(const LstmStepParams<T, W>& p, int64_t j, int64_t b) {
+  constexpr int L = kLanes<T>;
+  const int64_t E = p.E, H = p.H, units = H - j < L ? H - j : L;
   const T *x[R], *h[R];
   for (int r = 0; r < R; ++r) {
     x[r] = p.x + (b + r) * E;
     h[r] = p.h + (b + r) * H;
   }
-  Vec<T> partial[4][R][W] = {};
+  Vec<T> partial[4][R][L] = {};
   for (int64_t u = 0; u < units; ++u) {
     add_dot_products<T, R>(p.w_ih + (j + u) * E, H * E, x, E, u, partial);
     add_dot_products<T, R>(p.w_hh + (j + u) * H, H * H, h, H, u, partial);
