@@ -77,6 +77,11 @@ inline ScalarType check_real(const char* op, const char* arg, const Tensor& t) {
   return dtype;
 }
 
+// Whether t holds float32 numbers in bfloat16.
+inline bool is_half_of(const Tensor& t, ScalarType dtype) {
+  return dtype == ScalarType::Float && t.scalar_type() == ScalarType::BFloat16;
+}
+
 inline void check_ids(const char* op, const char* arg, const Tensor& t) {
   const ScalarType dtype = t.scalar_type();
   if (dtype != ScalarType::Long && dtype != ScalarType::Int) {

@@ -17,11 +17,12 @@ STABLE_TORCH_LIBRARY(fastchar, m) {
   define(m,
          "lstm_cell_backward(Tensor? grad_h, Tensor? grad_c, Tensor act, Tensor c) "
          "-> (Tensor grad_gates, Tensor grad_c_prev)");
-  // The step with its products. grad_x and grad_h have no elements where they are not needed.
+  // The step with its products. With all else in float32, w_ih and w_hh may be in bfloat16.
   // A weight's gradient is one product over the rows of all steps: see fastchar/steps.py.
   define(m,
          "lstm_step(Tensor x, Tensor h, Tensor c, Tensor w_ih, Tensor w_hh, Tensor? b_ih, "
          "Tensor? b_hh) -> (Tensor h_new, Tensor c_new, Tensor act)");
+  // grad_x and grad_h have no elements where they are not needed.
   define(m,
          "lstm_step_backward(Tensor? grad_h_new, Tensor? grad_c_new, Tensor act, Tensor c, "
          "Tensor w_ih, Tensor w_hh, bool need_x, bool need_h) "

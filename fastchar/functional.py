@@ -41,6 +41,7 @@ from fastchar.torch_lstm import Stack
 
 if backend.native():
     from fastchar import ops
+    from fastchar.calls import recorded
 
 __all__ = [
     "embedding",
@@ -55,6 +56,8 @@ __all__ = [
 # Elements of a lookup up to which torch's own is the faster one on the CPU, nothing of it being
 # Python: by itself, and with its gradient, of which torch's takes one thread.
 _LITTLE, _LITTLE_TRAINED = 1 << 20, 1 << 16
+# Rows of a step up to which bfloat16 weights are read as they are, not cast.
+_FEW = 32
 
 
 def embedding(
@@ -142,7 +145,8 @@ def lstm_cell(
         return reference.lstm_cell(input, hx, w_ih, w_hh, b_ih, b_hh)
     given = input.dtype
     if given is not dtype:
-        tensors = [t.to(dtype) for t in tensors]
+        held = _held(given, dtype, tensors, input.shape[0])
+        tensors = [t.to(held if 3 <= i < 5 else dtype) for i, t in enumerate(tensors)]
     x, h, c, w_ih, w_hh, *biases = tensors
     if x.is_cuda:  # cuBLAS makes the products
         gates = F.linear(h, w_hh, one_bias(*biases) if biases else None)
@@ -151,6 +155,15 @@ def lstm_cell(
         b_ih, b_hh = biases or (None, None)
         h, c = ops.lstm_step(x, h, c, w_ih, w_hh, b_ih, b_hh)
     return (h, c) if given is dtype else (h.to(given), c.to(given))
+
+
+def _held(
+    given: torch.dtype, dtype: torch.dtype, tensors: Sequence[Tensor], rows: int
+) -> torch.dtype:
+    """In which dtype the step's kernel, computing in `dtype`, takes weight matrices: in bfloat16 as
+    they are, half the bytes to read, for rows so few that this is most of the work."""
+    few = given is torch.bfloat16 and rows <= _FEW and tensors[0].is_cpu
+    return given if few and not torch.compiler.is_compiling() and not recorded(*tensors) else dtype
 
 
 def _check_pair(hx: State, caller: str) -> None:
@@ -364,7 +377,13 @@ def _run(
         direction = streams.side_by_side(sequence, x.device, (folding, lengths))
     given = params[0].dtype
     if given != dtype:
-        params = [p.to(dtype) for p in params]
+        held = dtype
+        if direction is step:
+            held = _held(given, dtype, (x, *params, *(hx or ())), x.shape[1])
+            if hx is None:  # run_layers would make them like the weights
+                states = stack[1] * (2 if stack[4] else 1)
+                hx = (x.new_zeros(states, x.shape[1], params[1].shape[1]),) * 2
+        params = [p.to(held if p.dim() == 2 else dtype) for p in params]
         hx = None if hx is None else (hx[0].to(dtype), hx[1].to(dtype))
     y, h_n, c_n = cast_results(run_layers(direction, x, hx, params, *stack), given)
     return (y.transpose(0, 1) if batch_first else y), h_n, c_n

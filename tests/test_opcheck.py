@@ -37,6 +37,8 @@ def samples() -> list[tuple[str, tuple[object, ...]]]:
         ("lstm_step", (real(B, E, grad=True), *sequence[1:], real(4 * H, E, grad=True),
                        sequence[0], real(4 * H, grad=True), real(4 * H))),
         ("lstm_step", (real(B, E), *start[1:], real(4 * H, E), start[0], None, None)),
+        ("lstm_step", (real(B, E), *start[1:], real(4 * H, E).bfloat16(), start[0].bfloat16(),
+                       real(4 * H), None)),
         ("lstm_step_backward", (real(B, H), None, real(B, 4 * H), real(B, H),
                                 real(4 * H, E), start[0], True, False)),
         ("lstm_step_backward", (None, real(B, H), real(B, 4 * H), real(B, H),

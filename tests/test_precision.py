@@ -36,6 +36,38 @@ def test_half_modules_keep_the_rule(dtype: torch.dtype) -> None:
     sample.check()
 
 
+@pytest.mark.native
+@pytest.mark.parametrize("rows", [1, 4, 7, 31])
+@pytest.mark.parametrize("dtype", HALVES)
+def test_a_step_is_float32s_rounded_once(dtype: torch.dtype, rows: int, isa: str) -> None:
+    """Without gradients a step of few rows reads bfloat16 weights as they are: to the bit what
+    float32 makes of the same numbers, with gradients too, in cells and in modules of one step."""
+    lstm = fastchar.LSTM(9, 17, 2, bidirectional=True)
+    calls = [
+        (fastchar.LSTMCell(9, 17), torch.randn(rows, 9)),
+        (fastchar.LSTMCell(9, 17, bias=False), torch.randn(rows, 9)),
+        (lstm, torch.randn(1, rows, 9)),
+        (fastchar.EmbeddingLSTM(7, 9, 17), torch.randint(7, (1, rows))),
+    ]
+    for module, x in calls:
+        module.to(dtype)
+        x = x.to(dtype) if x.is_floating_point() else x
+        recorded = [t.detach() for t in tensors_of(module(x))]
+        with torch.no_grad():
+            found = tensors_of(module(x))
+        module.float()
+        with torch.no_grad():
+            wide = tensors_of(module(x.float() if x.is_floating_point() else x))
+        for a, b, c in zip(found, recorded, wide, strict=True):
+            assert torch.equal(a, b)
+            assert torch.equal(a, c.to(dtype))
+
+
+def tensors_of(result: object) -> list[Tensor]:
+    """All of a nested result."""
+    return [result] if isinstance(result, Tensor) else [t for r in result for t in tensors_of(r)]  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize("low", HALVES)
 def test_autocast_dtypes_are_torchs(low: torch.dtype) -> None:
     """Output dtypes under autocast; gradients come back in the parameters' own dtype."""

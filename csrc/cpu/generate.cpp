@@ -77,8 +77,7 @@ std::tuple<Tensor, Tensor, Tensor> lstm_generate(
     fail(op, "weights", "4 tensors for each layer", weights.size());
   }
   // Weights may be halves of floats; all else has the table's dtype.
-  const bool halves =
-      dtype == ScalarType::Float && output_weight.scalar_type() == ScalarType::BFloat16;
+  const bool halves = is_half_of(output_weight, dtype);
   const ScalarType held = halves ? ScalarType::BFloat16 : dtype;
   for (size_t i = 0; i < weights.size(); i += 4) {
     check_dense(op, "weights", weights[i], held, {4 * H, i ? H : E});

@@ -11,6 +11,7 @@
 
 namespace fastchar::cpu {
 const Kernels kAvx2{"avx2", avx2::make_table<float>(), avx2::make_table<double>(),
+                    avx2::lstm_step<float, BFloat16>,
                     avx2::lstm_generate_step<float, BFloat16>};
 }  // namespace fastchar::cpu
 #endif

@@ -11,6 +11,7 @@
 
 namespace fastchar::cpu {
 const Kernels kAvx512{"avx512", avx512::make_table<float>(), avx512::make_table<double>(),
+                      avx512::lstm_step<float, BFloat16>,
                       avx512::lstm_generate_step<float, BFloat16>};
 }  // namespace fastchar::cpu
 #endif

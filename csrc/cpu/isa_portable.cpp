@@ -6,6 +6,6 @@
 
 namespace fastchar::cpu {
 const Kernels kPortable{"portable", portable::make_table<float>(),
-                        portable::make_table<double>(),
+                        portable::make_table<double>(), portable::lstm_step<float, BFloat16>,
                         portable::lstm_generate_step<float, BFloat16>};
 }  // namespace fastchar::cpu

@@ -332,6 +332,8 @@ struct Kernels {
   const char* isa;  // "portable", "avx2" or "avx512"
   KernelTable<float> f32;
   KernelTable<double> f64;
+  // Of weights held in bfloat16.
+  void (*lstm_step_bf16)(const LstmStepParams<float, BFloat16>&, const Team&);
   void (*lstm_generate_step_bf16)(const LstmGenerateParams<float, BFloat16>&, const Team&);
   const KernelTable<float>& table(float) const { return f32; }
   const KernelTable<double>& table(double) const { return f64; }

@@ -35,22 +35,24 @@ std::tuple<Tensor, Tensor, Tensor> lstm_step(const Tensor& x, const Tensor& h, c
   check_dense(op, "c", c, dtype, {B, kAny});
   const int64_t H = c.size(1);
   check_dense(op, "h", h, dtype, {B, H});
-  check_dense(op, "w_ih", w_ih, dtype, {4 * H, E});
-  check_dense(op, "w_hh", w_hh, dtype, {4 * H, H});
+  const bool halves = is_half_of(w_ih, dtype);
+  const ScalarType held = halves ? ScalarType::BFloat16 : dtype;
+  check_dense(op, "w_ih", w_ih, held, {4 * H, E});
+  check_dense(op, "w_hh", w_hh, held, {4 * H, H});
   check_dense(op, "b_ih", b_ih, dtype, {4 * H});
   check_dense(op, "b_hh", b_hh, dtype, {4 * H});
 
   Tensor h_new = rows(x, B, H), c_new = rows(x, B, H), act = rows(x, B, 4 * H);
-  with_real(dtype, [&](auto zero) {
+  const auto run = [&](auto zero, auto weight, const auto& kernel, bool packs) {
     using T = decltype(zero);
+    using W = decltype(weight);
     const int64_t size = team_size(B * 4 * H * (E + H), kProductsPerMember);
-    const bool packs = B >= kPackedRows;
-    const cpu::LstmStepParams<T> p{
+    const cpu::LstmStepParams<T, W> p{
         data<T>(x),
         data<T>(h),
         data<T>(c),
-        data<T>(w_ih),
-        data<T>(w_hh),
+        data<W>(w_ih),
+        data<W>(w_hh),
         data<T>(b_ih),
         data<T>(b_hh),
         mutable_data<T>(h_new),
@@ -60,9 +62,16 @@ std::tuple<Tensor, Tensor, Tensor> lstm_step(const Tensor& x, const Tensor& h, c
         B,
         E,
         H};
-    const auto kernel = cpu::kernels().table(zero).lstm_step;
     run_team(size, [&](const Team& team) { kernel(p, team); });
-  });
+  };
+  const cpu::Kernels& kernels = cpu::kernels();
+  if (halves) {
+    run(float{}, cpu::BFloat16{}, kernels.lstm_step_bf16, false);
+  } else {
+    with_real(dtype, [&](auto zero) {
+      run(zero, zero, kernels.table(zero).lstm_step, B >= kPackedRows);
+    });
+  }
   return {h_new, c_new, act};
 }
 

@@ -95,8 +95,8 @@ void step_tile(const LstmStepParams<T, W>& p, int64_t j, int64_t b) {
 }
 
 // As many rows from b on as fit one tile.
-template <class T, int R = kStepRows>
-void step_rows(const LstmStepParams<T>& p, int64_t j, int64_t b) {
+template <class T, int R = kStepRows, class W>
+void step_rows(const LstmStepParams<T, W>& p, int64_t j, int64_t b) {
   if constexpr (R > 1) {
     if (p.B - b < R) return step_rows<T, R - 1>(p, j, b);
   }

@@ -65,10 +65,12 @@ void lstm_step_packed(const LstmStepParams<T>& p, const Team& team) {
   }
 }
 
-template <class T>
-void lstm_step(const LstmStepParams<T>& p, const Team& team) {
+template <class T, class W = T>
+void lstm_step(const LstmStepParams<T, W>& p, const Team& team) {
   const FlushDenormals flush;
-  if (p.scratch) return lstm_step_packed(p, team);
+  if constexpr (sizeof(W) == sizeof(T)) {
+    if (p.scratch) return lstm_step_packed(p, team);
+  }
   const int64_t panels = ceil_div(p.H, kLanes<T>);
   for (int64_t panel = team.begin(panels); panel < team.end(panels); ++panel) {
     for (int64_t b = 0; b < p.B; b += kStepRows) step_rows(p, panel * kLanes<T>, b);
