@@ -11,9 +11,8 @@ import beside as processes
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+from isas import BACKENDS, ISAS, NATIVE, running
 from tf32_switches import tf32
-
-import fastchar
 
 # What rich and typer take for a terminal, or for a dumb one, whatever they write to: CI systems set
 # some, and the tests of the command line say what goes to a file and what to a terminal. Before
@@ -32,10 +31,6 @@ settings.register_profile(
     max_examples=20,
 )
 settings.load_profile("fastchar")
-
-BACKENDS = fastchar.backends()
-NATIVE = BACKENDS["backend"] == "native"
-ISAS = BACKENDS["cpu"]["available"] if NATIVE else ["reference"]
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -94,15 +89,8 @@ def _seed() -> None:
 @pytest.fixture(params=ISAS)
 def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     """Runs the test once with each instruction set that this machine has."""
-    if not NATIVE:
+    with running(request.param):
         yield request.param
-        return
-    from fastchar import _C
-
-    before = _C.isa()
-    _C.set_isa(request.param)
-    yield request.param
-    _C.set_isa(before)
 
 
 @pytest.fixture

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 import torch
-from error_rule import Sample
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from isas import Samples
 from strategies import batches, dtypes, laid_out, layouts, seeds, widths
 from torch import Tensor, nn
 
@@ -15,7 +15,7 @@ from fastchar import functional, reference
 
 
 @pytest.mark.usefixtures("poisoned")
-def test_lstm_cell(isa: str) -> None:
+def test_lstm_cell() -> None:
     """Both results and the gradient to every argument, from either result or both.
 
     From 32 rows on the weights are packed, backward 1024 of their 4H rows at a time. Weights are of
@@ -23,7 +23,7 @@ def test_lstm_cell(isa: str) -> None:
     error is that of the one or two elements that are not, and the ratio of two such is luck
     (`test_saturated_gates` has the pools of them).
     """
-    sample = Sample()
+    samples = Samples()
 
     @settings(max_examples=150)
     @given(
@@ -33,27 +33,25 @@ def test_lstm_cell(isa: str) -> None:
     )  # fmt: skip
     def run(B, E, H, bias, use, dtype, layout, seed):  # type: ignore
         scale = (E + H) ** -0.5
-        for result in compared(B, E, H, bias, use, dtype, layout, seed, scale):
-            sample.add(*result)
+        compare(samples, B, E, H, bias, use, dtype, layout, seed, scale)
 
     run()
-    sample.check()
+    samples.check()
 
 
-def test_saturated_gates(isa: str) -> None:
+def test_saturated_gates() -> None:
     """With weights ten times as large as modules start with, errors pooled over 60 steps."""
-    sample = Sample()
+    samples = Samples()
     for seed in range(60):
-        for what, *tensors in compared(5, 12, 12, True, "hc", torch.float32, "contiguous", seed, 2):
-            sample.add(what, *tensors)
-    sample.check()
+        compare(samples, 5, 12, 12, True, "hc", torch.float32, "contiguous", seed, 2)
+    samples.check()
 
 
-def compared(
-    B: int, E: int, H: int, bias: bool, use: str, dtype: torch.dtype, layout: str, seed: int,
-    scale: float,
-) -> list[tuple[str, Tensor, Tensor, Tensor]]:  # fmt: skip
-    """(name, ours, torch's, exact) of a step's results in `use`, and of its gradients."""
+def compare(
+    samples: Samples, B: int, E: int, H: int, bias: bool, use: str, dtype: torch.dtype,
+    layout: str, seed: int, scale: float,
+) -> None:  # fmt: skip
+    """Adds a step's results in `use`, and its gradients."""
     g = torch.Generator().manual_seed(seed)
     shapes = [(B, E), (B, H), (B, H), (4 * H, E), (4 * H, H), *([(4 * H,)] * 2 * bias)]
     tensors = [torch.randn(s, generator=g) for s in shapes]
@@ -69,10 +67,12 @@ def compared(
         return [*out, *grad]
 
     exact = results(reference.lstm_cell, torch.float64, "contiguous")
-    ours = results(functional.lstm_cell, dtype, layout)
     theirs = results(torch.lstm_cell, torch.float32, "contiguous")
     names = [*use, "dx", "dh", "dc", "dw_ih", "dw_hh", "db_ih", "db_hh"]
-    return list(zip(names, ours, theirs, exact, strict=False))
+    for isa, sample in samples.each():
+        ours = results(functional.lstm_cell, dtype, layout)
+        for name, *values in zip(names, ours, theirs, exact, strict=False):
+            sample.add(f"{isa} {name}", *values)
 
 
 @pytest.mark.native

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from error_rule import Sample
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from isas import Samples
 from strategies import batches, dtypes, laid_out, layouts, ragged, seeds, steps, widths
 from torch import Tensor
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
@@ -51,7 +51,7 @@ def torch_lstm(
 
 
 def compare(
-    sample: Sample,
+    samples: Samples,
     first: str,
     ours: Call,
     theirs: Call,
@@ -67,15 +67,19 @@ def compare(
     kinds = ["db" if p.dim() == 1 else ("dw_ih", "dw_hh")[k % 2] for k, p in enumerate(tensors[3:])]
     names = ["y", "h_n", "c_n", first, "dh0", "dc0", *kinds]
     weights: list[Tensor] = []
-    results = []
-    for call, kind in ((exact, torch.float64), (ours, dtype), (theirs, torch.float32)):
+
+    def results(call: Call, kind: torch.dtype) -> list[Tensor]:
         leaves = [t.detach().to(kind).requires_grad_() for t in tensors]
         out = call(*leaves)
-        weights = weights or [torch.randn(t.shape) for t in out]
+        if not weights:
+            weights.extend(torch.randn(t.shape) for t in out)
         loss = sum((a * w.to(a.dtype)).sum() for a, w in zip(out, weights, strict=True))
-        results.append([*out, *torch.autograd.grad(loss, leaves, materialize_grads=True)])
-    for name, true, mine, his in zip(names, *results, strict=True):
-        sample.add(name, mine, his, true)
+        return [*out, *torch.autograd.grad(loss, leaves, materialize_grads=True)]
+
+    true, his = results(exact, torch.float64), results(theirs, torch.float32)
+    for isa, sample in samples.each():
+        for name, *values in zip(names, results(ours, dtype), his, true, strict=True):
+            sample.add(f"{isa} {name}", *values)
 
 
 def random_params(E: int, H: int, L: int, bi: bool, bias: bool, g: torch.Generator) -> list[Tensor]:
@@ -94,9 +98,9 @@ def padding(T: int, B: int, lengths: Tensor | None, batch_first: bool) -> Tensor
 
 
 @pytest.mark.usefixtures("poisoned")
-def test_lstm(isa: str) -> None:
+def test_lstm() -> None:
     """Any layers, directions, biases, layouts and lengths; the padding of the input is NaN."""
-    sample = Sample()
+    samples = Samples()
 
     @settings(max_examples=150)  # fewer, and two results over by luck are more than 2 %
     @given(
@@ -124,16 +128,16 @@ def test_lstm(isa: str) -> None:
         def exact(x: Tensor, h: Tensor, c: Tensor, *weights: Tensor) -> Results:
             return reference.lstm(x, (h, c), list(weights), *stack, lengths=lengths)
 
-        compare(sample, "dx", ours, theirs, exact, [x, *hx, *params], dtype)
+        compare(samples, "dx", ours, theirs, exact, [x, *hx, *params], dtype)
 
     run()
-    sample.check()
+    samples.check()
 
 
 @pytest.mark.usefixtures("poisoned")
-def test_embedding_lstm(isa: str) -> None:
+def test_embedding_lstm() -> None:
     """The fold, and with few tokens the plain way; the ids in the padding are absurd."""
-    sample = Sample()
+    samples = Samples()
 
     @settings(max_examples=150)  # fewer, and two results over by luck are more than 2 %
     @given(
@@ -168,7 +172,7 @@ def test_embedding_lstm(isa: str) -> None:
                 ids, table, (h, c), weights, *stack, padding_idx=padding_idx, lengths=lengths
             )
 
-        compare(sample, "dtable", ours, theirs, exact, [table, *hx, *params], dtype)
+        compare(samples, "dtable", ours, theirs, exact, [table, *hx, *params], dtype)
 
     run()
-    sample.check()
+    samples.check()

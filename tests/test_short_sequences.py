@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from error_rule import Sample
+from isas import Samples
 from strategies import ragged
 from test_parity_lstm import Results, compare, random_params, torch_lstm
 
@@ -21,9 +21,9 @@ SIZES = [(2, 1), (20, 1), (21, 1), (10, 2), (6, 3), (5, 4), (4, 5), (5, 5), (3, 
     [(256, torch.float32), (269, torch.float32), (128, torch.float64), (133, torch.float64)],
 )
 @pytest.mark.usefixtures("poisoned")
-def test_error_rule(H: int, dtype: torch.dtype, isa: str) -> None:
+def test_error_rule(H: int, dtype: torch.dtype) -> None:
     """Both directions, uniform and ragged, every result and gradient."""
-    sample = Sample()
+    samples = Samples()
     stack = (True, 1, 0.0, True, True, False)
     for T, B in SIZES:
         g = torch.Generator().manual_seed(T)
@@ -38,8 +38,8 @@ def test_error_rule(H: int, dtype: torch.dtype, isa: str) -> None:
                 lambda *tensors, f=f, call=call: call(f, *tensors)
                 for f in (functional.lstm, torch_lstm, reference.lstm)
             )
-            compare(sample, "dx", ours, theirs, exact, [x, *hx, *params], dtype)
-    sample.check()
+            compare(samples, "dx", ours, theirs, exact, [x, *hx, *params], dtype)
+    samples.check()
 
 
 def test_rows_know_nothing_of_each_other(isa: str) -> None:
