@@ -1,13 +1,11 @@
-"""What every test shares: which backend runs, the instruction sets, NaN-poisoned allocations."""
+"""What every test shares: which backend runs, the instruction sets, NaN-poisoned allocations, and
+the processes that the whole suite is run by."""
 
 import os
 import signal
 from collections.abc import Iterator
-from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
 
-import beside as processes
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
@@ -32,18 +30,40 @@ settings.register_profile(
 )
 settings.load_profile("fastchar")
 
+PROCESSES = min(os.cpu_count() or 1, 4)  # of a large machine not all: each imports torch
+# Files that are begun first, because they take the longest: what the processes end with are short
+# ones, and none goes on for long after the others.
+LONG = (
+    *("test_cuda_launchers", "test_compile", "test_fallbacks", "test_cuda_emulator"),
+    *("test_export", "test_readme", "test_cli_surroundings", "test_training_resume"),
+    *("test_sweep", "test_opcheck", "test_robustness", "test_import_time", "test_distributed"),
+)
+
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "native: needs the native library")
 
 
-def _waits(item: pytest.Item) -> bool:
-    """Whether the test is one of those that wait for other processes (beside.py)."""
-    return "beside" in getattr(item, "fixturenames", ())
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """The whole suite, which `pytest` alone runs, is shared out by pytest-xdist, file by file, to a
+    process for each core; files that are named run in this process, and so does all of it on one
+    core, without pytest-xdist, with -n0 and with --pdb."""
+    option = config.option
+    # One of those processes, which asks this too and must not start more, or what its tests start.
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        return
+    if config.args_source is not config.ArgsSource.TESTPATHS or PROCESSES == 1:
+        return
+    if getattr(option, "numprocesses", 0) is None and not (option.usepdb or option.collectonly):
+        option.numprocesses, option.dist, option.loadscopereorder = PROCESSES, "loadfile", False
+        # As many threads as ever, but none that spins for what a core could do for another process.
+        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=_waits)
+    places = {name: place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(LONG)))
     if NATIVE:
         return
     skip = pytest.mark.skip(reason=f"native library: {BACKENDS['reason']}")
@@ -57,28 +77,16 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _no_old_compilations(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Inductor's cache on disk doesn't notice that an op has got another schema."""
+def _no_old_compilations(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[None]:
+    """Inductor's cache on disk doesn't notice that an op has got another schema. The processes of
+    one run share it: what it finds out about the compiler takes seconds."""
+    base = tmp_path_factory.getbasetemp()
+    folder = base.parent if hasattr(request.config, "workerinput") else base
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path_factory.mktemp("inductor")))
+        patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(folder / "inductor"))
         yield
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _begun(request: pytest.FixtureRequest) -> Iterator[dict[Any, "Future[Any]"]]:
-    """Starts what the modules of the tests that wait name in BESIDE."""
-    work: dict[Any, Any] = {}
-    for item in filter(_waits, request.session.items):
-        work |= item.module.BESIDE
-    pool = processes.pool()
-    yield {key: pool.submit(function) for key, function in work.items()}
-    pool.shutdown(cancel_futures=True)  # after Ctrl-C the rest need not begin
-
-
-@pytest.fixture
-def beside(_begun: dict[Any, "Future[Any]"]) -> dict[Any, "Future[Any]"]:
-    """The results of the work of other processes that the test's module names (beside.py)."""
-    return _begun
 
 
 @pytest.fixture(autouse=True)
@@ -116,6 +124,15 @@ def by_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
 def full_precision() -> Iterator[None]:
     """On CUDA, fp32 is fp32 but where a test says otherwise."""
     with tf32(False):
+        yield
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """For a training whose steps are so small that threads would only wait for each other."""
+    from training_data import one_thread
+
+    with one_thread():
         yield
 
 

@@ -1,36 +1,34 @@
-// The emulator at work on small kernels, each right as it stands and wrong with a bug planted:
-//   -DPLANT_BARRIER   a __syncthreads removed
-//   -DPLANT_INDEX     an index off by one (AddressSanitizer)
-//   -DPLANT_FLAG      flags that are not reset between two calls
-//   -DPLANT_EXIT      a block of a cluster that ends before its peer has written to it
-//   -DPLANT_LANE      half a warp in one shuffle, half in another
-//   -DPLANT_HALF      a cluster's barrier that is arrived at and not waited for
+// The emulator at work on small kernels, each right as it stands and wrong with a bug planted
+// (all in one compilation), which the environment's PLANT names:
+//   barrier   a __syncthreads removed
+//   index     an index off by one (AddressSanitizer)
+//   flag      flags that are not reset between two calls
+//   exit      a block of a cluster that ends before its peer has written to it
+//   lane      half a warp in one shuffle, half in another
+//   half      a cluster's barrier that is arrived at and not waited for
 // Exits with 0 if every result is right.
+#include <cstdlib>
+#include <string>
+
 #include "check.h"
 #include "compat.cuh"
 
 using namespace fastchar::cuda;
+
+const std::string plant = std::getenv("PLANT") ? std::getenv("PLANT") : "";
 
 // out[block] = sum of the block's part of x: shuffles, then shared memory.
 __global__ void block_sum(const int* x, int* out, int n) {
   FASTCHAR_SHARED(sums, Array<int, 32>);
   const int i = blockIdx.x * blockDim.x + threadIdx.x;
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
-#if defined(PLANT_INDEX)
-  int sum = i <= n ? x[i] : 0;
-#else
-  int sum = i < n ? x[i] : 0;
-#endif
+  int sum = i < n + (plant == "index") ? x[i] : 0;
   for (int step = 16; step; step /= 2) sum += __shfl_xor_sync(kAllLanes, sum, step);
   if (lane == 0) sums[warp] = sum;
-#if !defined(PLANT_BARRIER)
-  __syncthreads();
-#endif
+  if (plant != "barrier") __syncthreads();
   if (warp > 0) return;
   sum = lane < static_cast<int>(blockDim.x) / kWarp ? sums[lane] : 0;
-#if defined(PLANT_LANE)
-  if (lane < 16) __ballot_sync(kAllLanes, true);
-#endif
+  if (plant == "lane" && lane < 16) __ballot_sync(kAllLanes, true);
   for (int step = 16; step; step /= 2) sum += __shfl_xor_sync(kAllLanes, sum, step);
   if (lane == 0) out[blockIdx.x] = sum;
 }
@@ -63,15 +61,11 @@ __global__ void cluster_ring(int* out, int size) {
   FASTCHAR_DYNAMIC_SHARED(memory);
   int* slot = reinterpret_cast<int*>(memory);
   const int rank = blockIdx.x % size;
-#if defined(PLANT_EXIT)
-  if (rank == 1) return;
-#endif
+  if (plant == "exit" && rank == 1) return;
   if (threadIdx.x == 0)
     *emu::peer_shared(slot, (rank + 1) % size) = static_cast<int>(blockIdx.x);
   cluster_arrive();
-#if !defined(PLANT_HALF)
-  cluster_wait();
-#endif
+  if (plant != "half") cluster_wait();
   if (threadIdx.x == 0) out[blockIdx.x] = *slot;
 }
 
@@ -101,9 +95,7 @@ void test_grid_steps() {
       for (int v : expected) sum += v;
       for (int b = 0; b < blocks; ++b) expected[b] = sum % 1000 + b;
     }
-#if !defined(PLANT_FLAG)
-    flags.assign(blocks, 0);
-#endif
+    if (plant != "flag") flags.assign(blocks, 0);
     emu::launch({blocks, 32}, grid_steps, value.data(), flags.data(), steps);
     value.resize(blocks);  // an even number of steps: the first half
     expect_equal("grid_steps", value, expected);
