@@ -10,6 +10,7 @@ import pytest
 from fastchar import Seq2Seq
 from fastchar.files import InputError
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 

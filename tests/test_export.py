@@ -112,9 +112,10 @@ def test_onnxruntime_computes_the_same(dynamo: bool, tmp_path: Path) -> None:
         names["dynamic_shapes"] = {"ids": {1: B}, "lengths": {0: B}}
     else:
         names["dynamic_axes"] = {"ids": {0: "T", 1: "B"}, "lengths": {0: "B"}}
-    torch.onnx.export(model, batch(3, 5), path, dynamo=dynamo, verbose=False, **names)
+    T = 2 if dynamo else 3  # which the newer one writes out step by step
+    torch.onnx.export(model, batch(T, 5), path, dynamo=dynamo, verbose=False, **names)
     session = onnxruntime.InferenceSession(path)
-    for T, B in ((3, 5), (3, 4)) if dynamo else ((3, 5), (12, 1), (1, 3)):
+    for T, B in ((2, 5), (2, 4)) if dynamo else ((3, 5), (12, 1), (1, 3)):
         ids, lengths = batch(T, B)
         (got,) = session.run(None, {"ids": ids.numpy(), "lengths": lengths.numpy()})
         torch.testing.assert_close(torch.from_numpy(got), model(ids, lengths))

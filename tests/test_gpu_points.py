@@ -132,7 +132,7 @@ class OnTheCPU(TorchFunctionMode):
 def test_the_points_can_be_measured(monkeypatch):
     """Each kind of point once, small, on the CPU: the code around the clock, which no GPU ran."""
     FakeGPU().install(monkeypatch, draws=False)
-    cache = SimpleNamespace(L2_cache_size=1 << 10)
+    cache = SimpleNamespace(L2_cache_size=1)  # two sets of buffers
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: cache)
     with OnTheCPU(), tf32(False):
         for skewed in (False, True):

@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 
 import fastchar
 from fastchar.cli import app
-from fastchar.training import config
+from fastchar.training import config, run
+from fastchar.training.folder import RunFolder
 
 ROOT = Path(__file__).parents[1]
 
@@ -87,6 +88,14 @@ def test_command_line_and_model_blocks(
 def test_first_model_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file is made, and all programs and commands of the page run on it; a tenth of its lines
     will do here. What the page shows is there afterwards."""
+    write_report = run.write_report
+
+    def write(model: Any, data: Any, folder: RunFolder, *rest: Any) -> None:
+        """Pictures but for a sweep's trials, which have them in the test above."""
+        if "-sweep" not in str(folder.path):
+            write_report(model, data, folder, *rest)
+
+    monkeypatch.setattr(run, "write_report", write)
     monkeypatch.chdir(tmp_path)
     text = (ROOT / "docs" / "first-model.md").read_text("utf-8").replace("4000", "400")
     with one_thread():

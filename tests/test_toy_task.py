@@ -2,12 +2,14 @@
 
 import random
 
+import pytest
 import torch
 
 from fastchar.models import Seq2Seq
 from fastchar.text import Vocabulary, pad
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_learns_to_reverse_strings() -> None:
     """After a few seconds of training, 100 % of unseen strings come out reversed."""
     torch.manual_seed(0)

@@ -256,7 +256,7 @@ def test_an_ignored_signal_stays_ignored() -> None:
 def test_ctrl_c_in_a_process(tmp_path: Path, pairs_file: Path) -> None:
     """SIGINT to `fastchar train`: exit code 130, a hint how to go on, and going on is right."""
     whole, stopped = (
-        config_of(tmp_path, name, pairs_file, batch_size=16, epochs=60)
+        config_of(tmp_path, name, pairs_file, batch_size=80, epochs=60)
         for name in ("whole", "stopped")
     )
     command = [sys.executable, "-m", "fastchar", "train"]
