@@ -71,7 +71,10 @@ def test_closed_stdin(monkeypatch: pytest.MonkeyPatch) -> None:
         list(read_lines("-"))
 
 
-@pytest.mark.parametrize("content", [b"a\tb\n", gzip.compress(b"a\tb\n")[:-6]])
+# By name: in what is compressed is the time, and processes that share tests out call them the same.
+@pytest.mark.parametrize(
+    "content", [b"a\tb\n", gzip.compress(b"a\tb\n")[:-6]], ids=["none", "cut short"]
+)
 def test_bad_gzip(tmp_path: Path, content: bytes) -> None:
     """No gzip at all, and one cut short."""
     path = tmp_path / "a.tsv.gz"
