@@ -45,9 +45,13 @@ def build_command() -> str:
 
 
 def _load_cuda() -> tuple[ctypes.CDLL | None, list[str]]:
-    """The CUDA kernels where torch has a GPU, and what they were compiled for; or nothing."""
+    """The CUDA kernels where torch has a GPU, and what they were compiled for; or nothing.
+
+    Without starting CUDA, as torch.cuda.is_available() would: after it no forked process can use a
+    GPU, and CUDA_VISIBLE_DEVICES is read no more. An import must not decide that.
+    """
     path = Path(__file__).parent / "_C_cuda.so"
-    if not torch.cuda.is_available() or not path.exists():
+    if not torch.cuda.device_count() or not path.exists():
         return None, []
     try:
         torch.ops.load_library(path)

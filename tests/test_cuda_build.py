@@ -116,6 +116,38 @@ def test_what_python_calls_is_there():
     assert [name for name in called if name not in defined.split()] == []
 
 
+# A driver that says on stderr what is asked of it, of the version in the environment.
+DRIVER = """
+#include <cstdio>
+#include <cstdlib>
+extern "C" int cuDriverGetVersion(int* version) {
+  *version = std::atoi(std::getenv("VERSION"));
+  return !std::fprintf(stderr, "version ");
+}
+extern "C" int cuInit(unsigned) { return !std::fprintf(stderr, "start "); }
+"""
+
+
+def test_the_driver_is_asked_and_not_started(tmp_path):
+    """Importing fastchar asks for its version. Were it started, forked processes could not use a
+    GPU, and CUDA_VISIBLE_DEVICES would come too late."""
+    build.build(ROOT / "fastchar" / "_C_cuda.so", ROOT / "build" / "cuda")
+    (tmp_path / "driver.cpp").write_text(DRIVER)
+    part, driver = tmp_path / "part.so", tmp_path / "libcuda.so.1"
+    shared = [build.find_nvcc(), "-shared", "-Xcompiler=-fPIC", "-o"]
+    subprocess.run([*shared, str(driver), "-cudart=none", str(tmp_path / "driver.cpp")], check=True)
+    needs_no_torch = str(ROOT / "build" / "cuda" / "library.o")
+    subprocess.run([*shared, str(part), needs_no_torch], check=True)
+    ask = f"import ctypes; print(ctypes.CDLL({str(part)!r}).fastchar_cuda_driver_lacks() // 1000)"
+    path = os.pathsep.join([str(tmp_path), os.environ.get("LD_LIBRARY_PATH", "")])
+    for version in (1000, 99000):
+        environment = {**os.environ, "LD_LIBRARY_PATH": path, "VERSION": str(version)}
+        command = [sys.executable, "-c", ask]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        assert done.stderr == "version "
+        assert (int(done.stdout) > 0) == (version == 1000)
+
+
 def test_architecture_lists(monkeypatch):
     """TORCH_CUDA_ARCH_LIST is obeyed in all its spellings, and a wrong one is refused by name."""
     monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "8.0, 9.0a 10.0+PTX")

@@ -243,7 +243,9 @@ def test_a_driver_too_old_for_the_kernels(monkeypatch: pytest.MonkeyPatch) -> No
         fastchar_cuda_architectures=lambda: b"8.0;9.0+PTX",
     )
     monkeypatch.setattr(library.fastchar_cuda_architectures, "restype", None, raising=False)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    # Looking for a GPU starts nothing: after that a forked process could not use one.
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: pytest.fail("starts CUDA"))
     monkeypatch.setattr(backend.Path, "exists", lambda self: True)
     monkeypatch.setattr(torch.ops, "load_library", lambda path: None)
     monkeypatch.setattr(backend.ctypes, "CDLL", lambda path: library)

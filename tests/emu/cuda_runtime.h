@@ -98,10 +98,6 @@ inline const char* cudaGetErrorString(cudaError_t error) {
   return names[error];
 }
 inline cudaError_t cudaSetDevice(int) { return cudaSuccess; }
-inline cudaError_t cudaDriverGetVersion(int* version) {
-  *version = CUDART_VERSION;
-  return cudaSuccess;
-}
 inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr name, int) {
   *value = name == cudaDevAttrMaxSharedMemoryPerBlockOptin ? 227 * 1024
            : name == cudaDevAttrCooperativeLaunch          ? 1
