@@ -36,11 +36,26 @@ def may_overlap(x: Tensor, dtype: torch.dtype, hidden: int) -> bool:
     block = 64 if dtype == torch.float32 else 128  # the largest size of one block
     if hidden <= block or hidden > 8 * block:
         return True
-    # Clusters of up to 16 blocks: where the GPU has room for few of them, a batch of more is a
-    # grid's, and two directions of more would not fit side by side anyway.
-    if hidden > 4 * block or (hidden > 2 * block and x.shape[1] > 32):
+    # Clusters, as long as both directions' fit side by side, 8 sequences and up to 4 or 16 blocks
+    # each. A larger batch may be a grid's, which has room where the last cluster has not.
+    if hidden > 4 * block:
         return False
-    return backend.cuda_clusters(torch.cuda.get_device_capability(x.device))
+    blocks = 4 if hidden <= 2 * block else 16
+    clusters = 2 * ((x.shape[1] + 7) // 8)
+    capability = torch.cuda.get_device_capability(x.device)
+    count = torch.cuda.get_device_properties(x.device).multi_processor_count
+    if clusters * blocks > count or (blocks > 8 and not _large_clusters(capability, count)):
+        return False
+    return backend.cuda_clusters(capability)
+
+
+def _large_clusters(capability: tuple[int, int], count: int) -> bool:
+    """Whether a GPU of `count` multiprocessors has room for four clusters of 16 blocks.
+
+    A cluster lies in one of its parts: of eight, of 18 at most, four have 16 if 126 are there, but
+    not in a slice of a GPU. sm_120's clusters have 8 blocks.
+    """
+    return count >= 126 and capability < (12, 0)
 
 
 def side_by_side(

@@ -124,6 +124,8 @@ def test_which_directions_overlap(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streams, "Tensor", SimpleNamespace)
     x = SimpleNamespace(is_cuda=True, device=0, shape=(7, 32))
     found: dict[tuple[object, ...], list[bool]] = {}
+    h100 = SimpleNamespace(multi_processor_count=132)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: h100)
     monkeypatch.setattr(backend, "tf32_lstm", lambda: True)
     monkeypatch.setattr(backend, "_cuda_architectures", ["8.0", "9.0+PTX"])
     for capability in ((8, 0), (9, 0)):
@@ -143,12 +145,22 @@ def test_which_directions_overlap(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(backend, "_cuda_architectures", older)
         assert not streams.may_overlap(x, torch.float16, 256)
     monkeypatch.setattr(backend, "_cuda_architectures", ["9.0a"])
-    # A GPU with room for 7 clusters of 16 goes by grids from some batch on: tests/emu/ways.cpp.
-    x.shape = (7, 33)
-    assert not streams.may_overlap(x, torch.float16, 257)
-    assert not streams.may_overlap(x, torch.float32, 129)
-    assert streams.may_overlap(x, torch.float16, 256)
-    x.shape = (7, 32)
+    # On which GPU up to which batch each direction is of clusters, never of grids: ways.cpp.
+    for capability, count, H, most in (
+        *(((9, 0), 132, 256, 128), ((9, 0), 132, 512, 32)),
+        *(((9, 0), 60, 256, 56), ((9, 0), 60, 512, 0)),  # a slice of one
+        *(((12, 0), 188, 256, 184), ((12, 0), 188, 512, 0)),
+    ):
+        gpu = SimpleNamespace(multi_processor_count=count)
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _, gpu=gpu: gpu)
+        monkeypatch.setattr(
+            torch.cuda, "get_device_capability", lambda _, capability=capability: capability
+        )
+        for dtype, hidden in ((torch.float16, H), (torch.float32, H // 2)):
+            for batch in range(1, 300):
+                x.shape = (7, batch)
+                expected = batch <= most
+                assert streams.may_overlap(x, dtype, hidden) is expected, (capability, batch)
     assert found[8, 0] == [True, False, False, False, False, True]
     assert found[9, 0] == [True, True, True, False, False, True]
     assert found[8, 0, "tf32"] == found[8, 0]

@@ -87,12 +87,19 @@ int main(int argc, char** argv) {
     expect(taken(512, 512, true, 16, {8, 8}), "steps");
     // A GPU of which a part has fewer SMs than the others may have room for 7 clusters only.
     expect(taken(512, 128, false, 16, {7, 8}), "grid 16");
+    // One cluster less than rows of a grid, as on an H100, and a batch may be a grid's.
+    expect(taken(256, 256, true, 8, {32, 33}), "cluster 8");
+    expect(taken(256, 257, true, 8, {32, 33}), "grid 8");
     // What fastchar/streams.py counts on: two directions that run at once are no grids.
-    expect(taken(512, 64, true, 16, {7, 8}), "grid 8");
     for (int room = 4; room <= 8; ++room) {
       expect(taken(512, 32, true, 16, {room, 8}), "cluster 8");
       expect(taken(257, 32, false, 16, {room, 14}), "cluster 8");
     }
+    for (int room = 16; room <= 33; ++room) {
+      expect(taken(256, 128, true, 8, {room, 33}), "cluster 8");
+      expect(taken(129, 128, false, 16, {room, 44}), "cluster 8");
+    }
+    expect(taken(256, 56, true, 8, {7, 15}), "cluster 8");
     expect(taken(512, 64, false, 16, {0, 8}), "grid 8");
     expect(taken(512, 64, false, 16, {0, 0}), "steps");
     expect(taken(1024, 32, false, 32, {2}), "grid 16");
