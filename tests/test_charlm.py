@@ -102,6 +102,18 @@ def test_seed_makes_the_text() -> None:
     assert model.generate(length=50) != model.generate(length=50)
 
 
+@pytest.mark.parametrize("as_made", [True, False])
+def test_text_under_another_default_device(as_made: bool) -> None:
+    """As in programs that make all their tensors on a GPU: the draws are on the CPU all the same,
+    where the seed's generator is."""
+    model = make().eval()
+    if not as_made:
+        model.output.register_forward_hook(lambda *_: None)
+    expected = model.generate("the ", length=30, seed=3)
+    with torch.device("meta"):
+        assert model.generate("the ", length=30, seed=3) == expected
+
+
 def test_length_and_pieces() -> None:
     """`length` symbols come at most, as a stream or in one piece, without the prompt."""
     model = make()

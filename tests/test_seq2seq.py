@@ -256,6 +256,24 @@ def test_a_model_of_nan_says_so() -> None:
         model.predict(["a"], beam=2)
 
 
+@pytest.mark.parametrize("feeding", [False, True])
+def test_another_default_device(feeding: bool) -> None:
+    """As in programs that make all their tensors on a GPU: the model computes where it is, with
+    lengths on the CPU."""
+    model = make(input_feeding=feeding, dropout=0.1)
+    ids, lengths, targets = batch(SOURCES, TARGETS)
+    torch.manual_seed(2)
+    expected = model(ids, lengths, targets), model.eval().predict(SOURCES, beam=2, n_best=2)
+    with torch.device("meta"):
+        torch.manual_seed(2)
+        loss = model.train()(ids, lengths, targets)
+        loss.backward()
+        assert (loss, model.eval().predict(SOURCES, beam=2, n_best=2)) == expected
+        sources = [SOURCE.encode(s, eos=True) for s in SOURCES]
+        assert pad(sources)[1].is_cpu
+        assert pad(sources)[0].is_meta
+
+
 def test_lengths_of_any_integers() -> None:
     """int32 lengths serve for searching as they do for training."""
     model, (ids, lengths, targets) = make(), batch(SOURCES, TARGETS)

@@ -38,7 +38,8 @@ def sample(
     """
     check_sampling(temperature, top_k, top_p)
     logits = logits.detach().cpu()
-    draws = torch.rand(len(logits), dtype=torch.float64, generator=generator)
+    count = len(logits)
+    draws = torch.rand(count, dtype=torch.float64, device="cpu", generator=generator)
     return drawn(reference.draw(logits, draws, temperature, top_k, top_p))
 
 

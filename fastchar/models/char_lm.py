@@ -178,7 +178,8 @@ class CharLM(Pretrained):
             h, c = self._state_after(ids[:-1])
         at_once = FIRST
         while length > 0:
-            draws = torch.rand(min(length, at_once), dtype=torch.float64, generator=generator)
+            count = min(length, at_once)
+            draws = torch.rand(count, dtype=torch.float64, device="cpu", generator=generator)
             # Entered for each call, so that what the caller does between them is not touched.
             with inference(self):
                 weight, bias = self.output.weight, self.output.bias.clone()
@@ -199,7 +200,7 @@ class CharLM(Pretrained):
     def _state_after(self, ids: list[int]) -> State:
         """h, c [L, H] of a text."""
         if ids:
-            _, (h, c) = self.rnn(torch.tensor(ids))
+            _, (h, c) = self.rnn(torch.tensor(ids, device="cpu"))
             return h, c
         lstm = self.rnn.lstm
         zeros = self.output.weight.new_zeros(lstm.num_layers, lstm.hidden_size)

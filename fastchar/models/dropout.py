@@ -27,7 +27,8 @@ class Dropout(nn.Dropout):
         k = round((1 - self.p) * _NUMBERS)
         if not self.training or not 0 < k < _NUMBERS or self.inplace or not _served(input):
             return super().forward(input)
-        draws = torch.empty(-(-input.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
+        draws = torch.empty(-(-input.numel() // 4), dtype=torch.int64, device="cpu")
+        draws.random_(-(2**63), None)
         numbers = draws.view(torch.int16)[: input.numel()].view(input.shape)
         kept = numbers < k - _NUMBERS // 2  # of numbers with a sign
         return input * (kept.to(input.dtype) * (_NUMBERS / k))

@@ -69,7 +69,7 @@ def lstm_generate(
     `end`, or -1, only that follows, and the state is the one that it was drawn from.
     """
     h, c = list(h0.unsqueeze(1)), list(c0.unsqueeze(1))  # of each layer, [1,H]
-    ids = torch.empty(draws.shape, dtype=torch.int64)
+    ids = torch.empty(draws.shape, dtype=torch.int64, device="cpu")
     symbol = first
     for t, u in enumerate(draws):
         x = table[symbol].unsqueeze(0)

@@ -18,11 +18,11 @@ def pad(
     Returns `ids` int64 `[T, B]` on `device`, T the longest length, and `lengths` int64
     `[B]`, which stay on the CPU, where the kernels read them.
     """
-    lengths = torch.tensor([len(s) for s in sequences], dtype=torch.int64)
+    lengths = torch.tensor([len(s) for s in sequences], dtype=torch.int64, device="cpu")
     longest = max((len(s) for s in sequences), default=0)
     rows = [[*s, *[Vocabulary.pad_id] * (longest - len(s))] for s in sequences]
-    ids = torch.tensor(rows, dtype=torch.int64).view(len(rows), longest).t().contiguous()
-    return ids.to(device), lengths
+    ids = torch.tensor(rows, dtype=torch.int64, device=device)
+    return ids.view(len(rows), longest).t().contiguous(), lengths
 
 
 def batches_by_length(lengths: list[int], most: int) -> Iterator[list[int]]:
