@@ -374,6 +374,7 @@ def _run(
         if table is not None:
             x = index_error(ops.embedding, table[0], x, table[1], False)
     if stack[4] and streams.may_overlap(x, dtype, params[1].shape[1]):
+        folding = None if folding is None else folding.view_as(folding)
         direction = streams.side_by_side(sequence, x.device, (folding, lengths))
     given = params[0].dtype
     if given != dtype:

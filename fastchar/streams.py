@@ -64,7 +64,7 @@ def side_by_side(
     """`direction` for `run_layers`, which calls it for a layer's forward direction, then the other.
 
     The reverse one waits for what was there before the forward one, and what comes next for both.
-    `shared` are the tensors that `direction` reads besides its arguments.
+    `shared` are the tensors that `direction` reads besides its arguments: no leaves.
     """
     main = torch.cuda.current_stream(device)
     key = (main.device_index, main.cuda_stream)
@@ -81,8 +81,9 @@ def side_by_side(
         if not reverse:
             before.record(main)
             return direction(x, weights, h0, c0, reverse)
-        # Views, made on the main stream: there the gradients of the parameters are added up, as
-        # whoever holds their AccumulateGrad nodes expects.
+        # Views, made on the main stream: there the gradients of leaves are added up, as whoever
+        # holds their AccumulateGrad nodes expects. Torch warns of it otherwise.
+        x = x.view_as(x)
         w_ih, w_hh, b_ih, b_hh, w_hr = (w if w is None else w.view_as(w) for w in weights)
         assert w_ih is not None
         assert w_hh is not None

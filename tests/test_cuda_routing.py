@@ -228,9 +228,32 @@ def test_the_reverse_direction_is_forked_and_joined(monkeypatch: pytest.MonkeyPa
         ("run", "side", "view of w_ih", "True"),
     ]
     kept = {entry[1:] for entry in log[4:-1] if entry[0] == "record_stream"}
-    used = {"x", "view of w_ih", "view of w_hh", "h0", "c0", "table"}
+    used = {"view of x", "view of w_ih", "view of w_hh", "h0", "c0", "table"}
     assert kept == {(name, "side") for name in used} | {(name, "main") for name in "yhc"}
     assert log[-1] == ("wait_stream", "main", "side")
+
+
+@pytest.mark.parametrize("padding_idx", [None, 2])
+def test_directions_share_no_leaf(padding_idx: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The table's gradients, one from each stream, come together in a view of it on the main one:
+    torch warns of a leaf with gradients from a stream that isn't its own."""
+    found = []
+
+    def side_by_side(direction: Any, device: Any, shared: Any) -> Any:
+        found.extend(t for t in shared if t is not None and t.requires_grad)
+        return direction
+
+    monkeypatch.setattr(functional, "_whole_layers", lambda x: False)
+    monkeypatch.setattr(streams, "may_overlap", lambda *_: True)
+    monkeypatch.setattr(streams, "side_by_side", side_by_side)
+    table = torch.randn(V, E, requires_grad=True)
+    shapes = ((4 * H, E), (4 * H, H), (4 * H,), (4 * H,)) * 2
+    weights = [torch.randn(shape, requires_grad=True) for shape in shapes]
+    ids, stack = torch.randint(V, (T, B)), (True, 1, 0.0, True, True, False)
+    y = functional.embedding_lstm(ids, table, None, weights, *stack, padding_idx=padding_idx)[0]
+    assert [t.is_leaf for t in found] == [False]
+    y.sum().backward()
+    assert table.grad is not None
 
 
 def test_the_side_stream_is_not_the_main_one(monkeypatch: pytest.MonkeyPatch) -> None:
