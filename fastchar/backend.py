@@ -86,9 +86,34 @@ def native() -> bool:
     return _library is not None
 
 
-def cuda() -> bool:
-    """Whether the CUDA kernels are loaded and allowed to run."""
-    return bool(_cuda_architectures)
+def cuda(device: torch.device) -> bool:
+    """Whether the CUDA kernels are loaded and allowed to run, and have code for this GPU."""
+    if device not in _served:
+        _served[device] = bool(_cuda_architectures) and _has_code_for(device)
+    return _served[device]
+
+
+_served: dict[torch.device, bool] = {}
+# As in linear.py: Dynamo takes the answer for a constant.
+cuda._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+def _has_code_for(device: torch.device) -> bool:
+    """Machine code is for its own major version, from its minor one on; PTX for all that is newer.
+
+    A build on a machine without a GPU is for the default ones, which may be none of this one's.
+    """
+    capability = torch.cuda.get_device_capability(device)
+    for name in _cuda_architectures:
+        major, minor = map(int, re.findall(r"\d+", name))
+        newer = (major, minor) <= capability and (name.endswith("+PTX") or major == capability[0])
+        if (major, minor) == capability or (newer and "a" not in name):
+            return True
+    _without_cuda(
+        f"built for {', '.join(_cuda_architectures)}, there is no code for its capability, "
+        "{}.{}".format(*capability)
+    )
+    return False
 
 
 def cuda_clusters(capability: tuple[int, int]) -> bool:

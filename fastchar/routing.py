@@ -97,7 +97,7 @@ def kernel_dtype(tensors: Sequence[Tensor]) -> torch.dtype | None:
 def _device_served(device: torch.device) -> bool:
     """Whether kernels are there for tensors on `device`."""
     if device.type == "cuda":
-        return backend.cuda()
+        return backend.cuda(device)
     return device.type in ("cpu", "meta")
 
 

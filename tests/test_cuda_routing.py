@@ -1,6 +1,7 @@
 """What runs for CUDA tensors and in which dtype, asked of fake ones: no GPU needed."""
 
 import contextlib
+import warnings
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -34,7 +35,7 @@ class Ops(TorchDispatchMode):
 @pytest.fixture
 def fake_cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Tensors made here may be on "cuda", and the CUDA kernels seem to be loaded."""
-    monkeypatch.setattr(backend, "cuda", lambda: True)
+    monkeypatch.setattr(backend, "cuda", lambda device: True)
     with FakeTensorMode():
         yield
 
@@ -50,6 +51,13 @@ def autocast(dtype: torch.dtype | None) -> Iterator[None]:
     finally:
         torch.set_autocast_enabled("cuda", before[0])
         torch.set_autocast_dtype("cuda", before[1])
+
+
+@contextlib.contextmanager
+def no_warning() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
 
 
 def results(ran: Any) -> set[torch.dtype]:
@@ -295,6 +303,28 @@ def test_a_driver_too_old_for_the_kernels(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(torch.ops, "load_library", fails)
     with pytest.warns(UserWarning, match="undefined symbol"):
         assert backend._load_cuda() == (None, [])
+
+
+def test_a_gpu_that_the_kernels_have_no_code_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when it was built where there was none: then torch's operations run there."""
+    device = torch.device("cuda", 0)
+    expected = {
+        "8.0;9.0+PTX": [(8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (12, 0)],
+        "8.6;9.0": [(8, 6), (8, 9), (9, 0)],
+        "9.0a+PTX": [(9, 0)],
+        "": [],
+    }
+    for compiled, served in expected.items():
+        monkeypatch.setattr(backend, "_cuda_architectures", compiled.split(";") if compiled else [])
+        for capability in ((7, 5), (8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (12, 0)):
+            monkeypatch.setattr(backend, "_served", {})
+            monkeypatch.setattr(
+                torch.cuda, "get_device_capability", lambda _, capability=capability: capability
+            )
+            refused = compiled and capability not in served
+            with pytest.warns(UserWarning, match="no code for") if refused else no_warning():
+                assert backend.cuda(device) is (capability in served), (compiled, capability)
+            assert backend.cuda(device) is (capability in served)  # and warns once
 
 
 def test_tf32_is_torch_s_switch(monkeypatch: pytest.MonkeyPatch) -> None:
