@@ -16,6 +16,7 @@ namespace fastchar::cuda {
 
 inline void check_launch(const char* op, cudaError_t error) {
   if (error == cudaSuccess) return;
+  cudaGetLastError();  // which keeps it: the next op would be blamed for it
   throw std::runtime_error(std::string("fastchar::") + op + ": " + cudaGetErrorName(error) +
                            ": " + cudaGetErrorString(error));
 }

@@ -62,16 +62,19 @@ inline int multiprocessors() {
   return count ? std::atoi(count) : 132;
 }
 
+// What a call returns is the last error too.
+inline cudaError_t refused(cudaError_t error) { return last_error = error; }
+
 template <class... Params, class... Args>
 cudaError_t checked_launch(const Launch& config, void (*kernel)(Params...),
                            const Args&... args) {
   const auto limit = shared_limit.find(reinterpret_cast<const void*>(kernel));
   const size_t most = limit == shared_limit.end() ? 48 * 1024 : limit->second;
-  if (config.shared_bytes > most) return cudaErrorInvalidValue;
+  if (config.shared_bytes > most) return refused(cudaErrorInvalidValue);
   const dim3 grid = config.grid;
   if (grid.x == 0 || grid.x > INT32_MAX || grid.y == 0 || grid.y > 65535 ||
       config.block.x > 1024) {
-    return cudaErrorInvalidConfiguration;
+    return refused(cudaErrorInvalidConfiguration);
   }
   launch(config, kernel, args...);
   return cudaSuccess;
@@ -84,8 +87,7 @@ auto start(void (*kernel)(Params...), dim3 grid, unsigned block, size_t shared_b
   return [=](const auto&... args) {
     Launch config{grid, dim3(block), shared_bytes};
     config.resident = 16;
-    const cudaError_t error = checked_launch(config, kernel, args...);
-    if (error != cudaSuccess) last_error = error;
+    checked_launch(config, kernel, args...);
   };
 }
 
@@ -120,7 +122,7 @@ cudaError_t cudaFuncSetAttribute(Kernel* kernel, cudaFuncAttribute name, int val
   if (name == cudaFuncAttributeNonPortableClusterSizeAllowed) {
     emu::large_clusters.insert(key);
   } else {
-    if (value > 227 * 1024) return cudaErrorInvalidValue;
+    if (value > 227 * 1024) return emu::refused(cudaErrorInvalidValue);
     emu::shared_limit[key] = value;
   }
   return cudaSuccess;
@@ -135,7 +137,9 @@ cudaError_t cudaOccupancyMaxActiveClusters(int* clusters, Kernel* kernel,
                                            const cudaLaunchConfig_t* config) {
   const unsigned size = config->attrs->val.clusterDim.x;
   const bool large = emu::large_clusters.count(reinterpret_cast<const void*>(kernel));
-  if (size > (large ? 16 : 8) || config->grid.x % size) return cudaErrorInvalidValue;
+  if (size > (large ? 16 : 8) || config->grid.x % size) {
+    return emu::refused(cudaErrorInvalidValue);
+  }
   *clusters = emu::multiprocessors() / size;
   return cudaSuccess;
 }
@@ -149,7 +153,7 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
   } else if (config->numAttrs) {  // a cooperative grid
     launch.resident = 0;
     if (launch.grid.x * launch.grid.y > static_cast<unsigned>(emu::multiprocessors())) {
-      return cudaErrorCooperativeLaunchTooLarge;
+      return emu::refused(cudaErrorCooperativeLaunchTooLarge);
     }
   }
   return emu::checked_launch(launch, kernel, args...);

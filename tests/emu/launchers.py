@@ -159,6 +159,16 @@ def main(library: str) -> None:
     for way, H, B in (("cluster", 150, 40), ("grid", 200, 20)):
         os.environ |= {"FASTCHAR_CUDA_LSTM": way, "EMU_SMS": "4"}
         sequence(f"{way} beyond the room", half, H, 2, B)
+    # A launch that the device refuses, having less room than it said: the op that comes next has
+    # nothing to do with it.
+    os.environ |= {"FASTCHAR_CUDA_LSTM": "grid", "EMU_SMS": "1"}
+    refused = ""
+    try:
+        sequence("grid that is refused", half, 130, 2, 3)
+    except RuntimeError as error:
+        refused = str(error)
+    assert "grid too large" in refused, refused
+    ops.embedding(torch.randn(3, 4), torch.tensor([2]))
     os.environ["EMU_SMS"] = "132"
     allow_tf32(1)
     for way, H in (("block", 40), ("cluster", 72), ("grid", 130)):
