@@ -99,16 +99,11 @@ cuda._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _has_code_for(device: torch.device) -> bool:
-    """Machine code is for its own major version, from its minor one on; PTX for all that is newer.
-
-    A build on a machine without a GPU is for the default ones, which may be none of this one's.
-    """
+    """A build on a machine without a GPU is for the default ones, which may be none of this one's:
+    then it says so."""
     capability = torch.cuda.get_device_capability(device)
-    for name in _cuda_architectures:
-        major, minor = map(int, re.findall(r"\d+", name))
-        newer = (major, minor) <= capability and (name.endswith("+PTX") or major == capability[0])
-        if (major, minor) == capability or (newer and "a" not in name):
-            return True
+    if _code_for(capability) is not None:
+        return True
     _without_cuda(
         f"built for {', '.join(_cuda_architectures)}, there is no code for its capability, "
         "{}.{}".format(*capability)
@@ -116,11 +111,26 @@ def _has_code_for(device: torch.device) -> bool:
     return False
 
 
+def _code_for(capability: tuple[int, int]) -> tuple[int, int] | None:
+    """What the code that a GPU of this capability runs was compiled for; None if there is none.
+
+    Machine code is for its own major version, from its minor one on; without it, the newest PTX.
+    """
+    machine, ptx = [], []
+    for name in _cuda_architectures:
+        major, minor = map(int, re.findall(r"\d+", name))
+        code = (major, minor)
+        if code == capability or (code < capability and "a" not in name):
+            machine += [code] if major == capability[0] else []
+            ptx += [code] if name.endswith("+PTX") else []
+    return max(machine or ptx, default=None)
+
+
 def cuda_clusters(capability: tuple[int, int]) -> bool:
     """Whether the code that a GPU of this capability runs has sm_90's clusters of blocks: PTX of an
     older architecture has not."""
-    compiled = [tuple(map(int, re.findall(r"\d+", name))) for name in _cuda_architectures]
-    return any((9, 0) <= architecture <= capability for architecture in compiled)
+    code = _code_for(capability)
+    return code is not None and code >= (9, 0)
 
 
 def tf32_lstm() -> bool:

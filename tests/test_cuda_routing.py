@@ -152,7 +152,11 @@ def test_which_directions_overlap(monkeypatch: pytest.MonkeyPatch) -> None:
     for older in (["8.0+PTX"], ["8.0+PTX", "10.0"]):  # whose code has no clusters
         monkeypatch.setattr(backend, "_cuda_architectures", older)
         assert not streams.may_overlap(x, torch.float16, 256)
-    monkeypatch.setattr(backend, "_cuda_architectures", ["9.0a"])
+    # What runs on sm_100 of these is sm_80's PTX.
+    monkeypatch.setattr(backend, "_cuda_architectures", ["8.0+PTX", "9.0"])
+    assert not backend.cuda_clusters((10, 0))
+    assert backend.cuda_clusters((9, 0))
+    monkeypatch.setattr(backend, "_cuda_architectures", ["9.0+PTX"])
     # On which GPU up to which batch each direction is of clusters, never of grids: ways.cpp.
     for capability, count, H, most in (
         *(((9, 0), 132, 256, 128), ((9, 0), 132, 512, 32)),
