@@ -33,6 +33,7 @@ def lstm_generate(
     Without gradients. On the CPU the steps, the draws and what is between them are one call;
     bfloat16 and float16 are computed in float32, and the states rounded at its end. Matrices in
     bfloat16 are read as they are, which are half as many bytes: most of the time goes there.
+    RuntimeError for an argument of another shape or outside its range, with its name.
     """
     tensors = (table, output_weight, output_bias, h0, c0, *weights)
     dtype = kernel_dtype(tensors)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
+import torch
 from cli_runs import refused
 from training_data import few_pairs, write_pairs
+
+from fastchar.training.folder import load_model
 
 BAD = {
     "no tab": ("train bad.tsv", "bad.tsv, line 2: expected source<TAB>target, got 1 column: 'b'"),
@@ -101,3 +105,11 @@ def test_bad_input(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     command, message = BAD[case]
     assert message in refused(*command.format(home=home).split())
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_model_of_nan_writes_nothing(home: Path, tmp_path: Path) -> None:
+    """One line for a model whose logits make no distribution, as for other bad input."""
+    model = load_model(home / "lm")
+    torch.nn.init.constant_(model.output.weight, math.nan)
+    model.save_pretrained(tmp_path / "nan")
+    assert "logits: expected a finite one at least" in refused("generate", tmp_path / "nan")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated
 
 import typer
@@ -52,6 +53,14 @@ def generate(
     unseen.add(prompt)
     warn(unseen)
     print(prompt, end="", flush=True)
-    for piece in pieces:
+    for piece in _drawn(pieces):
         print(piece, end="", flush=True)
     print()
+
+
+def _drawn(pieces: Iterator[str]) -> Iterator[str]:
+    """The pieces; what cannot be drawn, of a model with NaN in it, is bad input too."""
+    try:
+        yield from pieces
+    except ValueError as error:
+        raise InputError(str(error)) from None
