@@ -174,11 +174,15 @@ def test_another_head_writes() -> None:
     with torch.no_grad():
         model.output.weight.copy_(head.weight)
         model.output.bias.zero_()
-    expected = model.generate("the", length=30, seed=3)
-    assert expected
+
+    def texts() -> list[str]:  # that end where they will
+        return [model.generate("the", length=30, seed=seed) for seed in range(5)]
+
+    expected = texts()
+    assert len("".join(expected)) > 20
     for output in (head, nn.Sequential(nn.Identity(), model.output)):
         model.output = output
-        assert model.generate("the", length=30, seed=3) == expected
+        assert texts() == expected
 
 
 def test_weights_of_now() -> None:
